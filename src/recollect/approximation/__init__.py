@@ -1,0 +1,1 @@
+"""How wide must a network be?"""

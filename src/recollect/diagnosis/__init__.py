@@ -1,0 +1,1 @@
+"""The main job: data in, verdict and model out."""

@@ -1,0 +1,1 @@
+"""What remembers: recurrent and state-space models, their parameterisations and their files."""

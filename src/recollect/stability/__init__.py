@@ -1,0 +1,1 @@
+"""How far may the weights move, and which parameterisation holds?"""

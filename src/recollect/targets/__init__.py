@@ -1,0 +1,1 @@
+"""What to remember: memory kernels, nonlinear systems, teachers."""
