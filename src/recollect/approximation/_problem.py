@@ -1,4 +1,15 @@
-"""What every fitting method receives and returns."""
+"""What every fitting method receives and returns.
+
+The front calls them as
+
+    fit_l2(grid, width, *, real, starts) -> Poles            (and fit_l1)
+    fit_linf(grid, width, *, real, positive, start) -> Poles
+    fit_samples(lags, values, *, width, error, norm, real, positive, constant, weights, noise) -> Poles
+    fit_discrete(values, *, dt, width, norm, real) -> Poles
+
+where `start` is a `Poles` or None, `starts` a sequence of arrays of rates, and `real` asks for
+real rates only.
+"""
 
 from __future__ import annotations
 
