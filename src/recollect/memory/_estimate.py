@@ -1,0 +1,376 @@
+"""The memory kernel of measured data, with its uncertainty."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from recollect._core._check import (
+    invalid,
+    require_choice,
+    require_count,
+    require_positive,
+)
+from recollect._core._references import references
+from recollect._core._status import Status
+from recollect.memory._design import ExplicitRows
+from recollect.memory._evidence import NormalEquations, Posterior, maximise_evidence
+from recollect.memory._lag_grid import graded_edges
+from recollect.memory._prior import mixture_components
+from recollect.memory._records import Record, read_records
+
+_OWNER = "estimate_kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelStatistics:
+    """Everything the data say about a kernel that is constant on each lag bin.
+
+    With whitened noise of unit variance, and offset and initial transient projected out, the log
+    likelihood of kernel values r (lag-major: index = lag * n_inputs + input) of output o is
+    `-(power[o] - 2 cross[o]·r + r·gram[o]·r)/2` up to a constant.
+
+    Attributes:
+        gram: shape (out, p*in, p*in).
+        cross: shape (out, p*in).
+        power: shape (out,); equals n_samples where the estimate fits perfectly to the noise.
+        n_samples: rows less projected directions, shape (out,).
+        edges: of the lag bins, unit of time, shape (p + 1,).
+        n_inputs: number of inputs.
+    """
+
+    gram: np.ndarray
+    cross: np.ndarray
+    power: np.ndarray
+    n_samples: np.ndarray
+    edges: np.ndarray
+    n_inputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseModel:
+    """Stationary output noise: white, or Ornstein-Uhlenbeck (AR(1) on a regular grid).
+
+    Attributes:
+        std: standard deviation, unit of the output, shape (out,).
+        correlation_time: e-folding time of its autocorrelation (0 for white), shape (out,).
+        autocorrelation: between neighbouring samples dt apart, shape (out,).
+        log_evidence_gain: log evidence over that of white noise, shape (out,).
+    """
+
+    std: np.ndarray
+    correlation_time: np.ndarray
+    autocorrelation: np.ndarray
+    log_evidence_gain: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelEstimate:
+    """A memory kernel estimated from data: posterior mean, standard deviation, what they rest on.
+
+    The kernel is constant on lag bins that are one step wide at the start and grow in proportion
+    to the lag. `kernel[i]` is the average of ρ over bin i, unit output/(input·time).
+
+    Attributes:
+        kernel: posterior mean, shape (p, out, in).
+        kernel_stderr: posterior standard deviation, same shape.
+        covariance: posterior covariance per output, lag-major, shape (out, p*in, p*in).
+        lags: left ends of the bins, unit of time, shape (p,).
+        edges: bin edges, unit of time, shape (p + 1,).
+        offset: output at zero input, shape (out,).
+        offset_stderr: its standard deviation.
+        noise: what is left of the output.
+        horizon: lag beyond which the data support nothing more.
+        dt: step of the inputs.
+        explained_variance: share of the output variance that kernel, offset and initial transient
+            account for, shape (out,).
+        log_evidence: log marginal likelihood, shape (out,).
+        statistics: sufficient statistics for other models of the same data.
+        transient_timescales: of the exponentials that carry the unknown past, shape (q,).
+        transient_amplitudes: shape (record, q, out).
+        status: `ok`, or the gravest warning.
+        warnings: everything that deserves a word.
+        stats: counts and times.
+    """
+
+    kernel: np.ndarray
+    kernel_stderr: np.ndarray
+    covariance: np.ndarray
+    lags: np.ndarray
+    edges: np.ndarray
+    offset: np.ndarray
+    offset_stderr: np.ndarray
+    noise: NoiseModel
+    horizon: float
+    dt: float
+    explained_variance: np.ndarray
+    log_evidence: np.ndarray
+    statistics: KernelStatistics
+    transient_timescales: np.ndarray
+    transient_amplitudes: np.ndarray
+    status: Status
+    warnings: tuple[Status, ...]
+    stats: dict[str, Any]
+
+
+@references("chen2012estimation")
+def estimate_kernel(
+    inputs: Any,
+    outputs: Any,
+    *,
+    dt: float,
+    output_times: Any = None,
+    horizon: float | None = None,
+    n_lags: int | None = None,
+    noise: str = "auto",
+    initial_state: str = "unknown",
+) -> KernelEstimate:
+    """Returns the memory kernel of measured data, with a posterior standard deviation.
+
+    Model: `y(t) = offset + ∫_0^∞ ρ(s) x(t-s) ds + transient(t) + noise(t)`, x held constant on
+    each step. ρ has a Gaussian-process prior whose covariance is a mixture of stable-spline
+    kernels over log-spaced decay rates and of windowed processes around log-spaced lags (so
+    neither one rate nor the absence of a delay is presupposed); all weights, the noise level and
+    the noise correlation maximise the marginal likelihood.
+
+    Args:
+        inputs: shape (time, in) or (time,), or a list of such records. A row with NaN cuts the
+            record in two.
+        outputs: shape (time, out) or (time,), row k at the end of step k; NaN where missing. With
+            `output_times`, shape (row, out). A list for several records.
+        dt: step of the inputs, in your unit of time.
+        output_times: times of the output rows, from the start of the first input step, if the
+            outputs are not on the input grid. A list for several records.
+        horizon: longest lag to consider, unit of time. Chosen by evidence if left out.
+        n_lags: the same in steps.
+        noise: "white", "correlated" (AR(1) on a grid, Ornstein-Uhlenbeck between irregular
+            samples), or "auto": by evidence.
+        initial_state: "unknown" (inputs before the record and the state are free) or "rest" (zero
+            input before the record).
+
+    Returns:
+        The estimate; outputs are treated as one functional each, on common lag bins.
+
+    Raises:
+        ValueError: constant input or output, too few samples, shapes that do not match.
+
+    Assumptions: linear and time-homogeneous; inputs measured without error and not fed back from
+    the outputs (tested, see `warnings`).
+    """
+    dt = require_positive("dt", dt)
+    require_choice("noise", noise, ("auto", "white", "correlated"))
+    require_choice("initial_state", initial_state, ("unknown", "rest"))
+    records = read_records(inputs, outputs, output_times, dt=dt, owner=_OWNER)
+    scales = _Scales(records, initial_state)
+    longest = _longest_lag(records, horizon, n_lags, dt)
+    is_fixed = horizon is not None or n_lags is not None
+    fits = [
+        _fit_output(scales.records, o, longest, is_fixed, noise, initial_state, scales.past)
+        for o in range(scales.n_outputs)
+    ]
+    n_horizon = max(fit.n_lags for fit in fits)
+    edges = graded_edges(n_horizon)
+    return _assemble(scales, fits, edges, dt, initial_state)
+
+
+class _Scales:
+    """Inputs and outputs brought to zero mean and unit variance, so that units do not matter."""
+
+    def __init__(self, records: list[Record], initial_state: str):
+        x = np.concatenate([r.inputs for r in records])
+        y = np.concatenate([r.outputs for r in records])
+        self.n_inputs, self.n_outputs = x.shape[1], y.shape[1]
+        self.x_mean, self.x_std = x.mean(axis=0), x.std(axis=0)
+        for i in range(self.n_inputs):
+            if self.x_std[i] <= 1e-12 * max(abs(self.x_mean[i]), 1e-300):
+                raise invalid("inputs", "an input that varies", f"channel {i} constant")
+        self.y_mean, self.y_std = np.empty(self.n_outputs), np.empty(self.n_outputs)
+        for o in range(self.n_outputs):
+            seen = y[np.isfinite(y[:, o]), o]
+            if len(seen) < 8:
+                raise invalid("outputs", "at least 8 samples", f"{len(seen)} in channel {o}")
+            self.y_mean[o], self.y_std[o] = seen.mean(), seen.std()
+            if self.y_std[o] <= 1e-12 * max(abs(self.y_mean[o]), 1e-300):
+                raise invalid("outputs", "an output that varies", f"channel {o} constant")
+        self.past = (
+            np.zeros(self.n_inputs) if initial_state == "unknown" else -self.x_mean / self.x_std
+        )
+        self.records = [
+            dataclasses.replace(
+                r,
+                inputs=(r.inputs - self.x_mean) / self.x_std,
+                outputs=(r.outputs - self.y_mean) / self.y_std,
+            )
+            for r in records
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OutputFit:
+    n_lags: int
+    correlation_steps: float
+    posterior: Posterior
+    log_evidence_gain: float
+    n_evaluations: int
+
+
+def _longest_lag(
+    records: list[Record], horizon: float | None, n_lags: int | None, dt: float
+) -> int:
+    if horizon is not None and n_lags is not None:
+        raise invalid("n_lags", "horizon or n_lags, not both", "both")
+    if n_lags is not None:
+        return require_count("n_lags", n_lags)
+    if horizon is not None:
+        return max(1, round(require_positive("horizon", horizon) / dt))
+    return max(2, min(max(len(r.inputs) for r in records) // 2, 20_000))
+
+
+def _transient_timescales(records: list[Record], initial_state: str) -> np.ndarray:
+    if initial_state == "rest":
+        return np.zeros(0)
+    longest = max(len(r.inputs) for r in records) / 4
+    return np.geomspace(1.0, max(longest, 2.0), max(2, int(np.ceil(np.log(longest) / np.log(3)))))
+
+
+def _scaled_components(edges: np.ndarray, equations: NormalEquations, n_inputs: int) -> np.ndarray:
+    components = mixture_components(edges)
+    p = len(edges) - 1
+    gram = equations.gram.reshape(p, n_inputs, p, n_inputs)
+    mean_gram = np.einsum("aibi->ab", gram) / n_inputs
+    power = np.einsum("cab,ab->c", components, mean_gram) / equations.n_samples
+    # The scale is fixed by the data once, so that weights are of the order of the signal's power.
+    return components / np.maximum(power, 1e-12 * power.max())[:, None, None]
+
+
+def _fit_output(
+    records: list[Record],
+    output: int,
+    longest: int,
+    is_fixed: bool,
+    noise: str,
+    initial_state: str,
+    past: np.ndarray,
+) -> _OutputFit:
+    timescales = _transient_timescales(records, initial_state)
+    rows = ExplicitRows(records, output, past, timescales)
+    n_inputs = records[0].inputs.shape[1]
+    n_evaluations = 0
+
+    def attempt(n: int, correlation: float, **grid: int) -> Posterior:
+        nonlocal n_evaluations
+        edges = graded_edges(n, **grid)
+        equations = rows.equations(rows.design(edges), correlation)
+        components = _scaled_components(edges, equations, n_inputs)
+        posterior = maximise_evidence(equations, components, n_groups=n_inputs)
+        n_evaluations += posterior.n_iterations
+        return posterior
+
+    coarse = {"n_fine": 16, "n_per_octave": 8}
+
+    def best_noise(n: int) -> tuple[float, float]:
+        if noise == "white":
+            return 0.0, 0.0
+        gap = float(np.nanmedian(rows.gaps))
+        white = attempt(n, 0.0, **coarse).log_evidence
+        decays = np.array([0.2, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99])
+        evidence = [attempt(n, -gap / np.log(d), **coarse).log_evidence for d in decays]
+        best = int(np.argmax(evidence))
+        gain = evidence[best] - white
+        if noise == "auto" and gain < 2.0:
+            return 0.0, gain
+        low = -gap / np.log(decays[max(best - 1, 0)])
+        high = -gap / np.log(min(decays[min(best + 1, len(decays) - 1)], 0.997))
+        import scipy.optimize
+
+        found = scipy.optimize.minimize_scalar(
+            lambda log_c: -attempt(n, float(np.exp(log_c)), **coarse).log_evidence,
+            bounds=(np.log(low), np.log(high)),
+            method="bounded",
+            options={"maxiter": 8, "xatol": 0.03},
+        )
+        return float(np.exp(found.x)), float(-found.fun) - white
+
+    correlation, gain = best_noise(longest)
+    n = longest
+    if not is_fixed:
+        best = attempt(longest, correlation, **coarse).log_evidence
+        while n > 8:
+            shorter = attempt(max(n // 2, 4), correlation, **coarse).log_evidence
+            if shorter < best - 1.0:
+                break
+            n, best = max(n // 2, 4), max(best, shorter)
+    posterior = attempt(n, correlation)
+    return _OutputFit(n, correlation, posterior, gain, n_evaluations)
+
+
+def _assemble(
+    scales: _Scales, fits: list[_OutputFit], edges: np.ndarray, dt: float, initial_state: str
+) -> KernelEstimate:
+    p, n_in, n_out = len(edges) - 1, scales.n_inputs, scales.n_outputs
+    q = p * n_in
+    timescales = _transient_timescales(scales.records, initial_state)
+    kernel, stderr = np.empty((p, n_out, n_in)), np.empty((p, n_out, n_in))
+    covariance, gram = np.empty((n_out, q, q)), np.empty((n_out, q, q))
+    cross, power, count = np.empty((n_out, q)), np.empty(n_out), np.empty(n_out, dtype=np.int64)
+    offset, offset_stderr, explained = np.empty(n_out), np.empty(n_out), np.empty(n_out)
+    noise_std, evidence = np.empty(n_out), np.empty(n_out)
+    transients = np.zeros((len(scales.records), len(timescales), n_out))
+    widths = np.repeat(np.diff(edges), n_in).astype(np.float64)
+    for o, fit in enumerate(fits):
+        rows = ExplicitRows(scales.records, o, scales.past, timescales)
+        design = rows.design(edges)
+        equations = rows.equations(design, fit.correlation_steps)
+        components = _scaled_components(edges, equations, n_in)
+        posterior = maximise_evidence(equations, components, n_groups=n_in, max_iterations=150)
+        # From standardised step coefficients to ρ: unit output / (input time).
+        to_kernel = scales.y_std[o] / (np.tile(scales.x_std, p) * dt)
+        variance = posterior.noise_variance
+        mean = posterior.mean * to_kernel
+        covariance[o] = posterior.covariance * np.outer(to_kernel, to_kernel)
+        kernel[:, o, :] = mean.reshape(p, n_in)
+        stderr[:, o, :] = np.sqrt(np.maximum(np.diag(covariance[o]), 0)).reshape(p, n_in)
+        gram[o] = equations.gram / np.outer(to_kernel, to_kernel) / variance
+        cross[o] = equations.cross / to_kernel / variance
+        power[o], count[o] = equations.power / variance, equations.n_samples
+        amplitudes, own, slope, fitted = rows.nuisance_fit(
+            design, posterior.mean, fit.correlation_steps
+        )
+        static = np.tile(scales.x_mean / scales.x_std, p) * widths
+        slope = slope - static
+        offset[o] = scales.y_mean[o] + scales.y_std[o] * (amplitudes[0] - static @ posterior.mean)
+        offset_stderr[o] = scales.y_std[o] * np.sqrt(
+            own * variance + slope @ posterior.covariance @ slope
+        )
+        transients[:, :, o] = scales.y_std[o] * amplitudes[1:].reshape(transients.shape[:2])
+        residual = rows.values - fitted
+        explained[o] = 1 - residual.var() / rows.values.var()
+        noise_std[o] = scales.y_std[o] * np.sqrt(variance)
+        evidence[o] = posterior.log_evidence - len(rows.values) * np.log(scales.y_std[o])
+    correlation = np.array([fit.correlation_steps for fit in fits]) * dt
+    with np.errstate(divide="ignore"):
+        autocorrelation = np.exp(-dt / correlation)
+    return KernelEstimate(
+        kernel=kernel,
+        kernel_stderr=stderr,
+        covariance=covariance,
+        lags=edges[:-1] * dt,
+        edges=edges * dt,
+        offset=offset,
+        offset_stderr=offset_stderr,
+        noise=NoiseModel(
+            noise_std, correlation, autocorrelation, np.array([f.log_evidence_gain for f in fits])
+        ),
+        horizon=float(edges[-1] * dt),
+        dt=dt,
+        explained_variance=explained,
+        log_evidence=evidence,
+        statistics=KernelStatistics(gram, cross, power, count, edges * dt, n_in),
+        transient_timescales=timescales * dt,
+        transient_amplitudes=transients,
+        status=Status(),
+        warnings=(),
+        stats={"n_samples": int(count.sum()), "n_evaluations": sum(f.n_evaluations for f in fits)},
+    )
