@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recollect.models._affine import AffineRNN
 from recollect.models._linear import (
     DiagonalRNN,
     LinearRNN,
@@ -25,6 +26,7 @@ from recollect.models._reparam import (
 )
 
 __all__ = [
+    "AffineRNN",
     "DiagonalRNN",
     "Direct",
     "DiscreteDirect",

@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from recollect._core._check import did_you_mean, invalid, is_tracer, wrong_type
 from recollect._core._discretise import Euler, ZeroOrderHold
-from recollect.models import _linear, _reparam
+from recollect.models import _affine, _linear, _reparam
 
 _SCHEMA = "recollect.model"
 _VERSION = 1
@@ -31,6 +31,7 @@ _CLASSES: dict[str, type] = {
         Euler,
         _linear.LinearRNN,
         _linear.DiagonalRNN,
+        _affine.AffineRNN,
         _reparam.Direct,
         _reparam.Relu,
         _reparam.Exponential,
@@ -116,7 +117,7 @@ def _describe(
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
         if array.dtype.kind == "c":
-            array = np.stack([array.real, array.imag], axis=-1)
+            array = np.stack([np.real(array), np.imag(array)], axis=-1)
             complex_names.append(name)
         elif array.dtype.kind not in "fiub":
             raise wrong_type(name, "an array of numbers", f"dtype {array.dtype}")
