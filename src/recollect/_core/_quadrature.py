@@ -126,7 +126,8 @@ class Quadrature:
         No node is shared: a fit that exploits gaps of the first grid is caught on this one.
         """
         panels = self.panels.split(0.5176)
-        nodes, weights = (a.ravel() for a in panels.rule(20))
+        n_nodes = math.ceil(2.5 * len(self.nodes) / len(panels.starts))
+        nodes, weights = (a.ravel() for a in panels.rule(n_nodes))
         values = _evaluate(self.function, nodes)
         return dataclasses.replace(self, nodes=nodes, weights=weights, values=values, panels=panels)
 
