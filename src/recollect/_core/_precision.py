@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
+
+
+def is_top_level() -> bool:
+    """Says whether the caller runs outside jit, vmap and grad."""
+    return get_opaque_trace_state(convention="nnx") == _TOP_LEVEL
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +33,7 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if not jax.core.trace_ctx.is_top_level():
+        if not is_top_level():
             raise RuntimeError(
                 f"{getattr(function, '__name__', 'function')} enters float64 and must be the outermost "
                 "call: call it outside jit, vmap and grad"
@@ -36,6 +43,18 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
             return jax.tree.map(_to_host, function(*args, **kwargs))
 
     return wrapped
+
+
+def _top_level_state() -> Any:
+    # Asked in a thread of its own: the first import may happen inside somebody's jit.
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(get_opaque_trace_state(convention="nnx")))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+_TOP_LEVEL = _top_level_state()
 
 
 def _widen(leaf: Any) -> Any:

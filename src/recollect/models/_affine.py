@@ -9,7 +9,7 @@ import numpy as np
 from recollect._core._check import invalid, require_finite, require_signal, wrong_type
 from recollect._core._functional import AbstractRecurrent
 from recollect._core._types import Array, Output, Signal, State
-from recollect.models._linear import LinearRNN, rediscretise
+from recollect.models._linear import LinearRNN, dense_step
 from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import linear_dense_states
 
@@ -84,7 +84,7 @@ class AffineRNN(AbstractRecurrent):
     def states(self, signal: Signal, *, dt: float) -> State:
         """Returns the states after every sample, shape (time, width)."""
         require_signal("signal", signal, n_inputs=self.n_inputs)
-        stepped = rediscretise(self.network, dt)
-        xp = namespace(self.network, signal)
-        driven = (xp.asarray(signal) - self.input_offset) @ stepped.B.T
-        return linear_dense_states(stepped.A, driven, self.start)
+        transition, gain = dense_step(self.network, dt)
+        xp = namespace(self, signal)
+        driven = (xp.asarray(signal) - self.input_offset) @ gain.T
+        return linear_dense_states(transition, driven, self.start)

@@ -111,7 +111,7 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
 
     def step(self, state: State, value: Array, *, dt: float) -> State:
         """Returns the state after holding the input at `value` for one step."""
-        transition, gain = _dense_step(self, dt)
+        transition, gain = dense_step(self, dt)
         return transition @ state + gain @ value
 
     def readout(self, state: State) -> Array:
@@ -121,7 +121,7 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
     def states(self, signal: Signal, *, dt: float) -> State:
         """Returns the states after every sample, shape (time, width)."""
         require_signal("signal", signal, n_inputs=self.n_inputs)
-        transition, gain = _dense_step(self, dt)
+        transition, gain = dense_step(self, dt)
         signal = signal if namespace(signal) is jnp else np.asarray(signal)
         return linear_dense_states(transition, signal @ gain.T, self.initial_state())
 
@@ -400,16 +400,16 @@ def stability_margin(model: LinearRNN | DiagonalRNN, *, dt: float | None = None)
         if model.dt is not None:
             with np.errstate(divide="ignore"):
                 rates = -np.log(np.abs(eigenvalues)) / model.dt
-    slowest = float(np.min(rates.real))
+    slowest = float(np.min(np.real(rates)))
     if model.dt is None:
         slow_end, fast_end, time = slowest, math.inf, "continuous"
     else:
         time = "discrete"
         if isinstance(model, DiagonalRNN):
-            distance = -np.expm1(-rates.real * model.dt)
+            distance = -np.expm1(-np.real(rates) * model.dt)
         else:
             distance = 1 - np.abs(multipliers)
-        is_slow = multipliers.real >= 0
+        is_slow = np.real(multipliers) >= 0
         slow_end = float(np.min(distance[is_slow], initial=math.inf))
         fast_end = float(np.min(distance[~is_slow], initial=math.inf))
     margin = min(slow_end, fast_end)
@@ -444,11 +444,11 @@ def rediscretise(model: LinearRNN | DiagonalRNN, dt: float | None) -> LinearRNN 
         return model
     if isinstance(model, LinearRNN):
         if model.dt is not None:
-            A, B = _lift(model)
+            A, B = _lift(model, model.dt)
             model = LinearRNN(A, B, model.C)
         if dt is None:
             return model
-        A, B = _dense_step(model, dt)
+        A, B = dense_step(model, dt)
         return LinearRNN(A, B, model.C, dt=dt)
     rates, B = model.rates, model.B
     if model.dt is not None:
@@ -510,8 +510,8 @@ def to_diagonal(
         )
     if not np.all(np.isfinite(rates)):
         raise invalid("model", "multipliers other than zero", "a multiplier of zero", remedy)
-    if np.all(rates.imag == 0):
-        rates = rates.real
+    if np.all(np.imag(rates) == 0):
+        rates = np.real(rates)
     # Balanced factors keep B and C of one size, whatever scale eig chose for its vectors.
     size_in = np.linalg.norm(read_in, axis=1)
     size_out = np.linalg.norm(read_out, axis=0)
@@ -562,13 +562,16 @@ def to_dense(model: LinearRNN | DiagonalRNN) -> LinearRNN:
             pivot = B[i, np.argmax(np.abs(B[i]))]
             phase = pivot / abs(pivot) if pivot != 0 else 1.0
             A[k, k] = diagonal[i].real
-            read_in[k], read_out[:, k] = (B[i] / phase).real, (C[:, i] * phase).real
+            read_in[k], read_out[:, k] = np.real(B[i] / phase), np.real(C[:, i] * phase)
             k += 1
         else:
             d = diagonal[i]
-            A[k : k + 2, k : k + 2] = [[d.real, -d.imag], [d.imag, d.real]]
-            read_in[k], read_in[k + 1] = B[i].real, B[i].imag
-            read_out[:, k], read_out[:, k + 1] = weight * C[:, i].real, -weight * C[:, i].imag
+            A[k : k + 2, k : k + 2] = [[np.real(d), -np.imag(d)], [np.imag(d), np.real(d)]]
+            read_in[k], read_in[k + 1] = np.real(B[i]), np.imag(B[i])
+            read_out[:, k], read_out[:, k + 1] = (
+                weight * np.real(C[:, i]),
+                -weight * np.imag(C[:, i]),
+            )
             k += 2
     return LinearRNN(A, read_in, read_out, dt=model.dt, discretisation=model.discretisation)
 
@@ -614,8 +617,8 @@ def _paired_units(
             free.remove(i)
             weight = 1.0
             for j in free:
-                if np.isclose(rates[j], rates[i].conj(), rtol=1e-13, atol=0) and np.allclose(
-                    amplitudes[j], amplitudes[i].conj(), rtol=1e-13, atol=0
+                if np.isclose(rates[j], np.conj(rates[i]), rtol=1e-13, atol=0) and np.allclose(
+                    amplitudes[j], np.conj(amplitudes[i]), rtol=1e-13, atol=0
                 ):
                     free.remove(j)
                     weight = 2.0
@@ -634,19 +637,21 @@ def _transfer_difference(
     return float(np.abs(exact - second.laplace(s)).max()), float(np.abs(exact).max())
 
 
-def _lift(model: LinearRNN) -> tuple[np.ndarray, np.ndarray]:
+def _lift(model: LinearRNN, dt: float) -> tuple[np.ndarray, np.ndarray]:
     A = host_float64("A", model.A, owner="rediscretise")
     B = host_float64("B", model.B, owner="rediscretise")
     m = len(B)
     eigenvalues = np.linalg.eigvals(A)
-    if np.any((np.abs(eigenvalues.imag) <= 1e-12 * np.abs(eigenvalues)) & (eigenvalues.real <= 0)):
+    if np.any(
+        (np.abs(np.imag(eigenvalues)) <= 1e-12 * np.abs(eigenvalues)) & (np.real(eigenvalues) <= 0)
+    ):
         raise _no_counterpart("a multiplier that is zero or negative")
     generator = np.asarray(scipy.linalg.logm(A))
-    if np.abs(generator.imag).max() > 1e-9 * np.abs(generator).max():
+    if np.abs(np.imag(generator)).max() > 1e-9 * np.abs(generator).max():
         raise _no_counterpart("a state matrix without a real logarithm")
-    generator = generator.real / model.dt
+    generator = np.real(generator) / dt
     # B̄ = ∫_0^dt e^{As} ds B: the integral comes from one block exponential, singular A included.
-    block = np.block([[generator, np.eye(m)], [np.zeros((m, 2 * m))]]) * model.dt
+    block = np.block([[generator, np.eye(m)], [np.zeros((m, 2 * m))]]) * dt
     hold = scipy.linalg.expm(block)[:m, m:]
     return generator, np.linalg.solve(hold, B)
 
@@ -714,7 +719,8 @@ def _checked_dt(model: LinearRNN | DiagonalRNN, dt: Any) -> Any:
     return model.dt
 
 
-def _dense_step(model: LinearRNN, dt: Any) -> tuple[Any, Any]:
+def dense_step(model: LinearRNN, dt: Any) -> tuple[Any, Any]:
+    """Returns (Ā, B̄) of one step of `dt`."""
     dt = _checked_dt(model, dt)
     if model.dt is not None:
         return model.A, model.B
@@ -803,7 +809,7 @@ def _moment(n: int, z: Any, xp: Any) -> Any:
     return xp.where(small, series, closed)
 
 
-def _exponential_action(matrix: Any, start: Any, lags: np.ndarray) -> np.ndarray:
+def _exponential_action(matrix: Any, start: Any, lags: Any) -> np.ndarray:
     """Returns `e^{M t} V` for each lag, shape (lag, m, in), without eigenvectors.
 
     Lags are split as `t = n h + r` with h a power of two: the remainder by its Taylor series, the

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recollect._core._precision import in_float64
+from recollect._core._precision import in_float64, is_top_level
 from recollect._core._types import Array
 from recollect.models._namespace import namespace
 
@@ -42,7 +42,7 @@ def linear_dense_states(transition: Array, drive: Array, initial: Array) -> Arra
 
 
 def _dispatch(function: Any, *arrays: Any) -> Any:
-    if namespace(*arrays) is np and jax.core.trace_ctx.is_top_level():
+    if namespace(*arrays) is np and is_top_level():
         return _on_host(function)(*arrays)
     return function(*_same_type(*arrays))
 
