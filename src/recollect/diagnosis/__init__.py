@@ -1,1 +1,41 @@
 """The main job: data in, verdict and model out."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recollect.diagnosis._baselines import Score
+    from recollect.diagnosis._measurements import Measurements, read_measurements
+    from recollect.diagnosis._pipeline import demonstrate, diagnose
+    from recollect.diagnosis._result import Diagnosis, HeldOut, WidthCurve
+
+# On first use, so that the command line refuses bad input before it imports jax.
+_HOME = {
+    "Diagnosis": "_result",
+    "HeldOut": "_result",
+    "Measurements": "_measurements",
+    "Score": "_baselines",
+    "WidthCurve": "_result",
+    "demonstrate": "_pipeline",
+    "diagnose": "_pipeline",
+    "read_measurements": "_measurements",
+}
+
+__all__ = [
+    "Diagnosis",
+    "HeldOut",
+    "Measurements",
+    "Score",
+    "WidthCurve",
+    "demonstrate",
+    "diagnose",
+    "read_measurements",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"recollect.diagnosis.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'recollect.diagnosis' has no attribute {name!r}")

@@ -1,1 +1,17 @@
 """Figures, tables and the page."""
+
+from recollect.report._diagnosis_page import (
+    diagnosis_json,
+    diagnosis_page,
+    diagnosis_summary,
+    write_diagnosis,
+)
+from recollect.report._svg import save_figure
+
+__all__ = [
+    "diagnosis_json",
+    "diagnosis_page",
+    "diagnosis_summary",
+    "save_figure",
+    "write_diagnosis",
+]

@@ -1,0 +1,245 @@
+"""The command line: parses and calls, no logic.
+
+Nothing heavy is imported before a command has its arguments: `--help` and bad input answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recollect.study._commands import reproduce, study_app
+
+app = typer.Typer(
+    name="recollect",
+    help="How long does a system remember, how wide must a recurrent network be, and where to start.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.add_typer(study_app, name="study")
+app.command()(reproduce)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(f"recollect {importlib.metadata.version('recollect')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
+
+
+@app.command()
+def diagnose(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV, NPZ or Parquet file.")],
+    input: Annotated[
+        list[str],
+        typer.Option("--input", "-i", help="Input column, or FILE:COLUMN. Repeat for several."),
+    ],
+    output: Annotated[
+        list[str], typer.Option("--output", "-o", help="Output column. Repeat for several.")
+    ],
+    test_input: Annotated[
+        list[str] | None, typer.Option(help="Input column of a separate test record.")
+    ] = None,
+    test_output: Annotated[
+        list[str] | None, typer.Option(help="Output column of a separate test record.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Column of time stamps: numbers or dates, regular or not.")
+    ] = None,
+    dt: Annotated[
+        str | None, typer.Option(help="Time step of regular rows, such as 4s or 15min.")
+    ] = None,
+    gaps: Annotated[
+        str, typer.Option(help="Empty cells: refuse, interpolate, or split the record there.")
+    ] = "refuse",
+    test_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of the record held out at its end when no test columns are given."
+        ),
+    ] = 0.25,
+    test_start: Annotated[
+        str, typer.Option(help="State at the start of the test columns: same as training, or rest.")
+    ] = "same",
+    width: Annotated[
+        int | None, typer.Option(help="Width of the network; chosen from the data if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to write; recollect-NAME if not given.")
+    ] = None,
+    force: _Force = False,
+    json: _Json = False,
+) -> None:
+    """From measured data to verdict to network.
+
+    Answers how long the system remembers, how much of it a linear map explains and how wide a
+    recurrent network must be; writes a page, a JSON record and the network.
+
+    Example: recollect diagnose tanks.csv --input pump --output level --dt 4s
+    """
+    from recollect.diagnosis import _outputs, _table
+    from recollect.diagnosis._measurements import read_measurements
+
+    _table.require_file(data)
+    directory = _outputs.plan_directory(out or Path(f"recollect-{data.stem}"), force=force)
+    measurements = read_measurements(
+        data,
+        inputs=input,
+        outputs=output,
+        test_inputs=test_input or (),
+        test_outputs=test_output or (),
+        time=time,
+        dt=dt,
+        gaps=gaps,
+        test_fraction=test_fraction,
+        test_start=test_start,
+    )
+    from recollect.report import write_diagnosis
+
+    with _progress(json) as progress:
+        from recollect.diagnosis import diagnose as run
+
+        diagnosis = run(measurements, width=width, progress=progress)
+        progress("writing the report")
+        write_diagnosis(diagnosis, directory, force=force)
+    _show(diagnosis, directory, json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory to write.")] = Path("recollect-demo"),
+    force: _Force = False,
+    json: _Json = False,
+) -> None:
+    """Run the main job on the embedded example: two simulated cascaded tanks."""
+    from recollect.diagnosis import _outputs
+
+    directory = _outputs.plan_directory(out, force=force)
+    from recollect.diagnosis import demonstrate
+    from recollect.report import write_diagnosis
+
+    with _progress(json) as progress:
+        diagnosis, table = demonstrate(progress=progress)
+        progress("writing the report")
+        write_diagnosis(diagnosis, directory, force=force, table=table)
+    _show(diagnosis, directory, json)
+
+
+@app.command()
+def fit(
+    kernel: Annotated[
+        str, typer.Argument(metavar="KERNEL|FILE", help="Expression in t, or a CSV of (t, kernel).")
+    ],
+    width: Annotated[int | None, typer.Option(help="Number of hidden units.")] = None,
+    error: Annotated[
+        float | None, typer.Option(help="Absolute error to reach, in the named norm.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="l1 (operator norm), l2 or linf.")] = "l1",
+    weights: Annotated[str, typer.Option(help="absolute or relative errors.")] = "absolute",
+    positive: Annotated[bool, typer.Option("--positive", help="Positive amplitudes only.")] = False,
+    real: Annotated[bool, typer.Option("--real", help="Real rates only.")] = False,
+    constant: Annotated[
+        bool, typer.Option("--constant", help="Add a constant (samples only).")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Also write the sum as a Prony table (CSV).")
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """Turn a memory kernel into the best network of a given width or error.
+
+    An existing file wins over an expression. Put `--` before an expression that starts with a
+    minus sign.
+
+    Example: recollect fit "(1+t)**-1.5" --width 8 --norm l1
+    """
+    from recollect.diagnosis import _fit_command
+
+    if (width is None) == (error is None):
+        from recollect._core._check import invalid
+
+        raise invalid("--width, --error", "exactly one of them", "both" if width else "neither")
+    with _progress(json) as progress:
+        result = _fit_command.fit_text(
+            kernel,
+            width=width,
+            error=error,
+            norm=norm,
+            weights=weights,
+            positive=positive,
+            real=real,
+            constant=constant,
+            progress=progress,
+        )
+    if table is not None:
+        _fit_command.write_table(result, table)
+    print(_fit_command.as_json(result) if json else _fit_command.summary(result))
+
+
+def _show(diagnosis, directory: Path, json: bool) -> None:
+    from recollect.report import diagnosis_json, diagnosis_summary
+
+    if json:
+        print(diagnosis_json(diagnosis))
+    else:
+        print(diagnosis_summary(diagnosis))
+        print(f"report: {directory / 'report.html'}")
+
+
+def _progress(quiet: bool):
+    from recollect.report._progress import progress_on
+
+    return progress_on(sys.stderr if sys.stderr.isatty() and not quiet else None)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        print("error: interrupted; nothing was overwritten", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone: point stdout elsewhere so that exit is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except typer.Exit as done:
+        return done.exit_code
+    except Exception as error:
+        if os.environ.get("RECOLLECT_TRACEBACK"):
+            raise
+        is_usage_error = hasattr(error, "format_message")
+        message = error.format_message() if is_usage_error else str(error)  # type: ignore[attr-defined]
+        print(f"error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
+        return 2 if is_usage_error or isinstance(error, (ValueError, TypeError, OSError)) else 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Measured input-output data on one regular grid, as every estimator wants it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recollect._core._check import host_float64, invalid, require_choice, require_positive
+from recollect.diagnosis import _table
+
+_FEWEST_SAMPLES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+    """Input and output signals sampled at one step.
+
+    Args:
+        inputs: shape (time, in) or (time,). A row with NaN splits the record there.
+        outputs: shape (time, out) or (time,), on the grid of the inputs. NaN where not observed:
+            outputs sampled irregularly keep most rows empty.
+        dt: time step, in `unit`.
+        unit: name of the time unit.
+        test_inputs: inputs of a separate test record, shape (time, in).
+        test_outputs: outputs of a separate test record, shape (time, out).
+        test_fraction: share of the record held out at its end when there is no test record.
+        test_start: state at the start of the test record, `same` as at the start of the record,
+            or `rest`.
+        input_names, output_names: one name per channel.
+        origin: what the first row's time is, such as a date; empty if unknown.
+        source: name of the file the data came from.
+        notes: what was done to the data on the way here, one sentence each.
+
+    Raises:
+        ValueError: shapes that do not belong together, too few samples, constant channels.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    dt: float
+    unit: str = "step"
+    test_inputs: np.ndarray | None = None
+    test_outputs: np.ndarray | None = None
+    test_fraction: float = 0.25
+    test_start: str = "same"
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
+    origin: str = ""
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        put = object.__setattr__
+        put(self, "dt", require_positive("dt", self.dt))
+        put(self, "inputs", _channels("inputs", self.inputs))
+        put(self, "outputs", _channels("outputs", self.outputs))
+        put(self, "input_names", _names("input_names", self.input_names, self.inputs, "input"))
+        put(self, "output_names", _names("output_names", self.output_names, self.outputs, "output"))
+        if len(self.inputs) != len(self.outputs):
+            raise invalid(
+                "outputs", f"{len(self.inputs)} rows as in inputs", f"{len(self.outputs)} rows"
+            )
+        observed = int(np.isfinite(self.outputs).all(axis=1).sum())
+        if observed < _FEWEST_SAMPLES:
+            raise invalid(
+                "outputs",
+                f"at least {_FEWEST_SAMPLES} observed samples",
+                str(observed),
+                "record longer",
+            )
+        _refuse_constant(self.inputs, self.input_names, "input")
+        _refuse_constant(self.outputs, self.output_names, "output")
+        if (self.test_inputs is None) != (self.test_outputs is None):
+            raise invalid("test_inputs, test_outputs", "both or neither", "one of them")
+        if self.test_inputs is not None:
+            put(self, "test_inputs", _channels("test_inputs", self.test_inputs))
+            put(self, "test_outputs", _channels("test_outputs", self.test_outputs))
+            for name, test, of in (
+                ("test_inputs", self.test_inputs, self.inputs),
+                ("test_outputs", self.test_outputs, self.outputs),
+            ):
+                if test.shape[1] != of.shape[1]:
+                    raise invalid(name, f"{of.shape[1]} channels", f"{test.shape[1]}")
+            if len(self.test_inputs) != len(self.test_outputs):
+                raise invalid(
+                    "test_outputs",
+                    f"{len(self.test_inputs)} rows as in test_inputs",
+                    f"{len(self.test_outputs)} rows",
+                )
+            if np.isnan(self.test_inputs).any():
+                raise invalid("test_inputs", "no gaps: the test is one simulation", "NaN")
+        if not 0 <= self.test_fraction <= 0.5:
+            raise invalid("test_fraction", "a share between 0 and 0.5", self.test_fraction)
+        require_choice("test_start", self.test_start, ("same", "rest"))
+
+
+def read_measurements(
+    path: str | Path,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    test_inputs: Sequence[str] = (),
+    test_outputs: Sequence[str] = (),
+    time: str | None = None,
+    dt: str | None = None,
+    gaps: str = "refuse",
+    test_fraction: float = 0.25,
+    test_start: str = "same",
+) -> Measurements:
+    """Returns the measurements in a CSV, NPZ or Parquet file.
+
+    Args:
+        path: the file; its first row names the columns.
+        inputs: column names, or `FILE:COLUMN` for a column of another file.
+        outputs: likewise.
+        test_inputs: columns of a separate test record.
+        test_outputs: likewise.
+        time: column of time stamps, numbers or dates, looked up in every file used. Outputs may be
+            sampled irregularly and the inputs on another grid.
+        dt: step of regular rows, such as `4s`; with `time`, the step to hold irregular inputs at.
+        gaps: `refuse`, `interpolate` or `split` at empty cells.
+        test_fraction: see `Measurements`.
+        test_start: see `Measurements`.
+
+    Raises:
+        ValueError: whatever is wrong with the file, naming column and row.
+    """
+    if not inputs or not outputs:
+        raise invalid("--input, --output", "at least one column each", "none")
+    if len(test_inputs) not in (0, len(inputs)) or len(test_outputs) not in (0, len(outputs)):
+        raise invalid(
+            "--test-input, --test-output",
+            f"{len(inputs)} and {len(outputs)} columns, as for training",
+            f"{len(test_inputs)} and {len(test_outputs)}",
+        )
+    repeated = set(inputs) & set(outputs)
+    if repeated:
+        raise invalid("--output", "a column that is not an input", repr(sorted(repeated)[0]))
+    step = None if dt is None else _table.parse_step(dt)
+    table = _table.Table(Path(path))
+    others: dict[Path, _table.Table] = {}
+
+    def find(specs: Sequence[str]) -> list[tuple[_table.Column, _table.Table]]:
+        return [_table.find_column(spec, table, others) for spec in specs]
+
+    # One pass over the main file for all columns that are in it.
+    wanted = [*inputs, *outputs, *test_inputs, *test_outputs, *([time] if time else [])]
+    table.read([name for name in wanted if name in table.names])
+    found = {"inputs": find(inputs), "outputs": find(outputs)}
+    test = {"inputs": find(test_inputs), "outputs": find(test_outputs)}
+    names = {f"{kind[:-1]}_names": tuple(c.name for c, _ in pairs) for kind, pairs in found.items()}
+    notes: list[str] = []
+    if time is None:
+        data = {kind: _rows_of(pairs, gaps, kind) for kind, pairs in found.items()}
+        unit, value, origin = (step.unit, step.value, "") if step else ("step", 1.0, "")
+        if step is None:
+            notes.append("no time step was given: lags count samples (state --dt or --time)")
+    else:
+        data, value, unit, origin = _on_one_grid(found, time, step, gaps, notes)
+    tests = {
+        f"test_{kind}": _rows_of(pairs, "refuse", f"test_{kind}") if pairs else None
+        for kind, pairs in test.items()
+    }
+    return Measurements(
+        **data,
+        dt=value,
+        unit=unit,
+        **tests,
+        test_fraction=test_fraction,
+        test_start=test_start,
+        **names,
+        origin=origin,
+        source=Path(path).name,
+        notes=tuple(notes),
+    )
+
+
+def _rows_of(pairs: list[tuple[_table.Column, _table.Table]], gaps: str, kind: str) -> np.ndarray:
+    columns = [_table.numbers(column, gaps=gaps) for column, _ in pairs]
+    lengths = [len(c) for c in columns]
+    if len(set(lengths)) > 1:
+        shown = ", ".join(f"{c.name}: {n}" for (c, _), n in zip(pairs, lengths, strict=True))
+        raise invalid(kind, "columns of equal length", shown, "state --time to align them")
+    return np.stack(columns, axis=1)
+
+
+def _on_one_grid(found, time, step, gaps, notes):
+    # Stamps of every file, in the unit of the inputs.
+    stamps: dict[Path, np.ndarray] = {}
+    unit, origin = "", ""
+    for _, table in (*found["inputs"], *found["outputs"]):
+        if table.path not in stamps:
+            stamps[table.path], this, start = _table.times(
+                table.column(time), unit=step.unit if step else ""
+            )
+            unit, origin = unit or this, origin or start
+            stamps[table.path] = _table.convert_unit(stamps[table.path], this, unit)
+    grid, dt, held = _input_grid(found["inputs"], stamps, step, unit, gaps, notes)
+    outputs = np.full((len(grid), len(found["outputs"])), np.nan)
+    for channel, (column, table) in enumerate(found["outputs"]):
+        values = _table.numbers(column, gaps="split" if gaps == "refuse" else gaps)
+        at = stamps[table.path][: len(values)]
+        place = np.rint((at - grid[0]) / dt).astype(np.int64)
+        inside = (place >= 0) & (place < len(grid)) & np.isfinite(values)
+        if not inside.all():
+            notes.append(
+                f"{int((~inside).sum())} samples of {column.name} lie outside the inputs' times"
+            )
+        off = np.abs(at[inside] - grid[place[inside]]).max(initial=0.0)
+        if off > 0.01 * dt:
+            notes.append(f"{column.name} is moved to the nearest step, by at most {off:.3g} {unit}")
+        _, first = np.unique(place[inside], return_index=True)
+        if len(first) < inside.sum():
+            raise invalid(
+                f"column {column.name!r}",
+                f"at most one sample per step of {dt:g} {unit}",
+                f"{int(inside.sum()) - len(first)} more",
+                "choose a smaller --dt",
+            )
+        outputs[place[inside], channel] = values[inside]
+    # Rows before the first and after the last output still matter before (they are remembered).
+    observed = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+    if observed.size == 0:
+        raise invalid("--output", "samples within the inputs' times", "none")
+    end = observed[-1] + 1
+    return {"inputs": held[:end], "outputs": outputs[:end]}, dt, unit, origin
+
+
+def _input_grid(pairs, stamps, step, unit, gaps, notes):
+    spans = [stamps[t.path] for _, t in pairs]
+    start, stop = max(s[0] for s in spans), min(s[-1] for s in spans)
+    if start >= stop:
+        raise invalid("--input", "columns whose times overlap", "none that do")
+    if step is not None:
+        dt = (
+            step.value
+            if step.unit == "step"
+            else float(_table.convert_unit(np.array(step.value), step.unit, unit))
+        )
+    else:
+        dt = float(max(np.median(np.diff(s)) for s in spans))
+    grid = start + dt * np.arange(int(np.floor((stop - start) / dt + 1e-6)) + 1)
+    held = np.empty((len(grid), len(pairs)))
+    for channel, ((column, _), at) in enumerate(zip(pairs, spans, strict=True)):
+        values = _table.numbers(column, gaps=gaps)
+        at = at[: len(values)]
+        regular = np.abs(np.diff(at) - dt).max(initial=0.0) <= 0.01 * dt
+        if not regular:
+            notes.append(f"{column.name} is held from its stamps on a grid of {dt:g} {unit}")
+        place = np.searchsorted(at, grid + 1e-6 * dt, side="right") - 1
+        held[:, channel] = values[place]
+        longest = np.diff(at).max(initial=0.0)
+        if longest > 10 * dt:
+            notes.append(f"{column.name} is held over a gap of {longest:.3g} {unit}")
+    return grid, dt, held
+
+
+def _channels(name: str, values: np.ndarray) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64) if np.ndim(values) else None
+    if array is None or array.ndim not in (1, 2) or array.size == 0:
+        raise invalid(
+            name, "shape (time, channel) with at least one sample", f"shape {np.shape(values)}"
+        )
+    if np.isinf(array).any():
+        host_float64(name, array[np.isinf(array)], owner="Measurements")
+    return array[:, None] if array.ndim == 1 else array
+
+
+def _names(label: str, names: Sequence[str], values: np.ndarray, word: str) -> tuple[str, ...]:
+    if not names:
+        count = values.shape[1]
+        return (word,) if count == 1 else tuple(f"{word}_{i + 1}" for i in range(count))
+    if len(names) != values.shape[1]:
+        raise invalid(label, f"{values.shape[1]} names", str(len(names)))
+    return tuple(names)
+
+
+def _refuse_constant(values: np.ndarray, names: Sequence[str], word: str) -> None:
+    for name, column in zip(names, values.T, strict=True):
+        seen = column[np.isfinite(column)]
+        if np.ptp(seen) <= 1e-12 * np.abs(seen).max(initial=0.0):
+            remedy = "vary it during the experiment" if word == "input" else "check the sensor"
+            raise invalid(
+                f"{word} {name!r}", "a signal that varies", f"the constant {seen[0]:g}", remedy
+            )

@@ -1,0 +1,60 @@
+"""From a linear network to one that starts where the record starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from recollect.models import AffineRNN, LinearRNN, rediscretise
+
+
+def fit_operating_point(
+    network: LinearRNN, inputs: np.ndarray, outputs: np.ndarray, *, dt: float
+) -> AffineRNN:
+    """Returns the network with offset and initial state fitted to a record.
+
+    Least squares on the record. The initial state has the prior of the states visited under this
+    input, so that modes the record says nothing about stay where they are expected to be.
+
+    Args:
+        network: the linear network.
+        inputs: shape (time, in), without gaps.
+        outputs: shape (time, out), NaN where not observed.
+        dt: step of the data.
+    """
+    stepped = rediscretise(network, dt)
+    A, C = np.asarray(stepped.A), np.asarray(stepped.C)
+    width, n_outputs = len(A), outputs.shape[1]
+    centre = inputs.mean(axis=0)
+    at_rest = AffineRNN(network, centre, np.zeros(n_outputs))
+    states = np.asarray(at_rest.states(inputs, dt=dt))
+    seen = np.isfinite(outputs)
+    residual = outputs - states @ C.T
+    free = _free_responses(A, C, len(inputs))
+    design, target = [], []
+    for o in range(n_outputs):
+        constant = np.zeros((int(seen[:, o].sum()), n_outputs))
+        constant[:, o] = 1.0
+        design.append(np.concatenate([constant, free[seen[:, o], o]], axis=1))
+        target.append(residual[seen[:, o], o])
+    noise = max(float(np.std(np.concatenate(target))), 1e-300)
+    visited = states.T @ states / len(states)
+    visited += 1e-10 * max(np.trace(visited), 1e-300) / width * np.eye(width)
+    whiten = np.linalg.inv(scipy.linalg.cholesky(visited, lower=True))
+    penalty = np.concatenate([np.zeros((width, n_outputs)), noise * whiten], axis=1)
+    solution = scipy.linalg.lstsq(
+        np.concatenate([*design, penalty]), np.concatenate([*target, np.zeros(width)])
+    )[0]
+    return AffineRNN(network, centre, solution[:n_outputs], solution[n_outputs:])
+
+
+def _free_responses(A: np.ndarray, C: np.ndarray, n_samples: int) -> np.ndarray:
+    # Row k: C A^{k+1}, what one unit of each initial state adds to the output after k+1 steps.
+    responses = np.zeros((n_samples, *C.shape))
+    row = C
+    for k in range(n_samples):
+        row = row @ A
+        if np.abs(row).max() < 1e-14 * np.abs(C).max():
+            break
+        responses[k] = row
+    return responses

@@ -1,0 +1,443 @@
+"""Columns out of files: CSV, NPZ and Parquet, with errors that name the row.
+
+Imports neither jax nor pandas at the top: a misspelt column must be answered at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from recollect._core._check import did_you_mean, invalid, require_choice
+
+GAPS = ("refuse", "interpolate", "split")
+_LARGEST_FILE = 4 * 2**30
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "wk": 604800.0,
+    "yr": 31557600.0,
+}
+_UNIT_NAMES = {
+    "sec": "s",
+    "second": "s",
+    "seconds": "s",
+    "m": "min",
+    "minute": "min",
+    "minutes": "min",
+    "hr": "h",
+    "hour": "h",
+    "hours": "h",
+    "day": "d",
+    "days": "d",
+    "week": "wk",
+    "weeks": "wk",
+    "w": "wk",
+    "y": "yr",
+    "year": "yr",
+    "years": "yr",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One named column of a file, with its rows as text or numbers.
+
+    Attributes:
+        name: the column's name, as written in the file.
+        values: numbers (float64, NaN where empty) or, for a text column, strings.
+        first_row: file row of the first value (1 is the header of a CSV).
+    """
+
+    name: str
+    values: np.ndarray
+    first_row: int
+    origin: str
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.values.dtype.kind == "f"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A time step with its unit."""
+
+    value: float
+    unit: str
+
+
+def parse_step(text: str) -> Step:
+    """Returns a time step such as `4s`, `15 min` or `0.5` (unit: sample spacing's own)."""
+    match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ]*)\s*", text)
+    if not match:
+        raise invalid(
+            "--dt", "a number with a unit", repr(text), "write it as 4s, 15min, 1d or 0.5"
+        )
+    value, unit = float(match.group(1)), match.group(2)
+    unit = _UNIT_NAMES.get(unit.lower(), unit)
+    if unit and unit not in _UNITS:
+        hint = did_you_mean(unit, [*_UNITS, *_UNIT_NAMES])
+        raise invalid("--dt", "a unit out of " + ", ".join(_UNITS), repr(unit), hint)
+    if not (np.isfinite(value) and value > 0):
+        raise invalid("--dt", "a positive step", repr(text))
+    return Step(value, unit or "step")
+
+
+def require_file(path: Path) -> None:
+    """Raises unless `path` is a file that can be read as a table."""
+    _kind_of(path)
+
+
+class Table:
+    """The columns of one file, read on demand."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._columns: dict[str, Column] = {}
+        kind = _kind_of(path)
+        self._read_some = {
+            "csv": self._read_csv,
+            "npz": self._read_npz,
+            "parquet": self._read_parquet,
+        }[kind]
+        if kind == "csv":
+            self._delimiter, self.names = _sniff(path)
+        elif kind == "npz":
+            self.names = _npz_names(path)
+        else:
+            self.names = _parquet_names(path)
+
+    def column(self, name: str) -> Column:
+        """Returns one column by its name; suggests the nearest name otherwise."""
+        if name not in self.names:
+            shown = [n for n in self.names if n][:12]
+            expected = f"a column of {self.path.name} ({', '.join(shown)})"
+            raise invalid("column", expected, repr(name), did_you_mean(name, shown))
+        if name not in self._columns:
+            self.read([name])
+        return self._columns[name]
+
+    def read(self, names: Sequence[str]) -> None:
+        """Reads several columns in one pass over the file."""
+        missing = [n for n in names if n in self.names and n not in self._columns]
+        if missing:
+            self._columns.update(self._read_some(missing))
+
+    def _read_csv(self, names: Sequence[str]) -> dict[str, Column]:
+        places = {name: self.names.index(name) for name in names}
+        cells: dict[str, list[str]] = {name: [] for name in names}
+        first_row = 2
+        with _open_text(self.path) as lines:
+            reader = csv.reader(lines, delimiter=self._delimiter)
+            try:
+                next(reader)
+                for row in reader:
+                    if not row:
+                        continue
+                    for name, place in places.items():
+                        cells[name].append(row[place].strip() if place < len(row) else "")
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise invalid("DATA", "a text table", f"{self.path.name} ({error})") from None
+        if _is_units_row({name: column[:2] for name, column in cells.items()}):
+            first_row = 3
+            cells = {name: column[1:] for name, column in cells.items()}
+        return {
+            name: Column(name, _as_numbers(column), first_row, self.path.name)
+            for name, column in cells.items()
+        }
+
+    def _read_npz(self, names: Sequence[str]) -> dict[str, Column]:
+        columns = {}
+        with np.load(self.path, allow_pickle=False) as archive:
+            for name in names:
+                try:
+                    values = np.squeeze(archive[name])
+                except ValueError as error:
+                    raise invalid(
+                        "DATA", "arrays of numbers", f"{name!r} in {self.path.name} ({error})"
+                    ) from None
+                if values.ndim != 1:
+                    raise invalid(
+                        "column", "a one-dimensional array", f"{name!r} of shape {values.shape}"
+                    )
+                columns[name] = Column(name, _array_column(name, values), 1, self.path.name)
+        return columns
+
+    def _read_parquet(self, names: Sequence[str]) -> dict[str, Column]:
+        table = _parquet().read_table(self.path, columns=list(names))
+        columns = {}
+        for name in names:
+            values = table.column(name).to_pandas().to_numpy()
+            columns[name] = Column(name, _array_column(name, values), 1, self.path.name)
+        return columns
+
+
+def find_column(spec: str, table: Table, others: dict[Path, Table]) -> tuple[Column, Table]:
+    """Returns the column that `spec` names: one of `table`, or `FILE:COLUMN`.
+
+    A column of the table wins over a file; the spec is split at its last colon.
+    """
+    if spec in table.names:
+        return table.column(spec), table
+    file, colon, name = spec.rpartition(":")
+    if colon and file:
+        path = Path(file)
+        if not path.exists() and not path.is_absolute():
+            path = table.path.parent / file
+        if path not in others:
+            others[path] = Table(path)
+        return others[path].column(name), others[path]
+    return table.column(spec), table
+
+
+def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
+    """Returns a column as numbers, treating gaps as asked.
+
+    Trailing empty cells are dropped: columns of one table may have different lengths.
+
+    Args:
+        column: the column.
+        gaps: `refuse` them, `interpolate` over them, or keep them as NaN to `split` there.
+    """
+    require_choice("--gaps", gaps, GAPS)
+    if not column.is_numeric:
+        bad = [(i, v) for i, v in enumerate(column.values) if not _is_number(v)]
+        rows = _rows([i for i, _ in bad], column.first_row)
+        raise invalid(
+            f"column {column.name!r} of {column.origin}",
+            "numbers",
+            f"{bad[0][1]!r} ({rows})",
+            "clean these cells, or leave them empty and choose --gaps interpolate or --gaps split",
+        )
+    values = column.values
+    present = np.flatnonzero(~np.isnan(values))
+    if present.size == 0:
+        raise invalid(f"column {column.name!r} of {column.origin}", "numbers", "an empty column")
+    values = values[: present[-1] + 1]
+    infinite = np.flatnonzero(np.isinf(values))
+    if infinite.size:
+        raise invalid(
+            f"column {column.name!r} of {column.origin}",
+            "finite numbers",
+            f"infinity ({_rows(infinite, column.first_row)})",
+        )
+    missing = np.flatnonzero(np.isnan(values))
+    if missing.size and gaps == "refuse":
+        raise invalid(
+            f"column {column.name!r} of {column.origin}",
+            "a number in every row",
+            f"{missing.size} empty or NaN ({_rows(missing, column.first_row)})",
+            "choose --gaps interpolate or --gaps split",
+        )
+    if missing.size and gaps == "interpolate":
+        whole = np.arange(len(values))
+        values = np.interp(whole, whole[~np.isnan(values)], values[~np.isnan(values)])
+    return values
+
+
+def times(column: Column, *, unit: str = "") -> tuple[np.ndarray, str, str]:
+    """Returns a time column as increasing numbers, their unit, and the origin if it was a date.
+
+    Dates become days when they are a day or more apart, seconds otherwise.
+    """
+    label = f"time column {column.name!r} of {column.origin}"
+    if column.is_numeric:
+        stamps, unit, origin = numbers(column), unit or "step", ""
+    else:
+        stamps, unit, origin = _dates(column, label)
+    backwards = np.flatnonzero(np.diff(stamps) <= 0)
+    if backwards.size:
+        row = int(backwards[0]) + 1 + column.first_row
+        what = "twice" if stamps[backwards[0] + 1] == stamps[backwards[0]] else "backwards"
+        raise invalid(
+            label,
+            "times that increase from row to row",
+            f"time running {what} at row {row} ({backwards.size} such rows)",
+            "sort the file by time and remove repeated stamps",
+        )
+    return stamps, unit, origin
+
+
+def _dates(column: Column, label: str) -> tuple[np.ndarray, str, str]:
+    import pandas as pd
+
+    texts = [str(v) for v in column.values]
+    while texts and not texts[-1]:
+        texts.pop()
+    parsed = pd.to_datetime(pd.Series(texts), errors="coerce", utc=True, format="mixed")
+    bad = np.flatnonzero(parsed.isna().to_numpy())
+    if bad.size:
+        raise invalid(
+            label,
+            "numbers or dates such as 2024-05-31 or 2024-05-31T12:00:00",
+            f"{texts[bad[0]]!r} ({_rows(bad, column.first_row)})",
+        )
+    seconds = (parsed - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
+    stamps = seconds.to_numpy(dtype=np.float64)
+    steps = np.diff(stamps)
+    daily = steps.size > 0 and np.median(np.abs(steps)) >= 86400 * (1 - 1e-9)
+    origin = parsed.iloc[0].isoformat()
+    return (stamps / 86400, "d", origin) if daily else (stamps, "s", origin)
+
+
+def convert_unit(values: np.ndarray, unit: str, wanted: str) -> np.ndarray:
+    """Returns times in another unit; both must be units of physical time, or equal."""
+    if unit == wanted:
+        return values
+    if unit not in _UNITS or wanted not in _UNITS:
+        raise invalid("time unit", f"{wanted!r}", repr(unit), "give all times in the same unit")
+    return values * (_UNITS[unit] / _UNITS[wanted])
+
+
+def _kind_of(path: Path) -> str:
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = did_you_mean(path.name, [p.name for p in folder.iterdir()])
+        raise invalid("DATA", "a file that exists", repr(str(path)), near)
+    if path.is_dir():
+        raise invalid("DATA", "a file", f"the directory {str(path)!r}")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            head = stream.read(4096)
+    except OSError as error:
+        raise invalid("DATA", "a readable file", f"{path.name} ({error.strerror})") from None
+    if size == 0:
+        raise invalid("DATA", "a table", f"{path.name}, which is empty")
+    if size > _LARGEST_FILE:
+        raise invalid(
+            "DATA",
+            "a file of at most 4 GiB",
+            f"{path.name} of {size / 2**30:.1f} GiB",
+            "read it in chunks with recollect.memory.estimate_kernel",
+        )
+    if head[:4] == b"PAR1":
+        return "parquet"
+    if head[:2] == b"PK":
+        return "npz"
+    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise invalid("DATA", "CSV, NPZ or Parquet", f"{path.name}, a binary file of another kind")
+    return "csv"
+
+
+def _open_text(path: Path) -> io.TextIOWrapper:
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return path.open(encoding=encoding, errors="replace", newline="")
+
+
+def _sniff(path: Path) -> tuple[str, list[str]]:
+    with _open_text(path) as lines:
+        head = lines.readline(1 << 20)
+        rest = [lines.readline(1 << 20) for _ in range(5)]
+    if not head.strip():
+        raise invalid("DATA", "column names in the first row", f"an empty first row in {path.name}")
+    if not any(r.strip() for r in rest):
+        raise invalid("DATA", "rows below the column names", f"a single row in {path.name}")
+    # The delimiter that splits the first rows into the same number of cells, at least two.
+    best, width = ",", 1
+    for delimiter in (",", ";", "\t", "|", " "):
+        counts = [len(r) for r in csv.reader([head, *filter(str.strip, rest)], delimiter=delimiter)]
+        if counts and counts[0] > width and all(c >= counts[0] - 1 for c in counts):
+            best, width = delimiter, counts[0]
+    names = [name.strip() for name in next(csv.reader([head], delimiter=best))]
+    if all(_is_number(name) for name in names if name):
+        raise invalid(
+            "DATA",
+            "column names in the first row",
+            f"numbers in the first row of {path.name}",
+            "add a header row, such as time,input,output",
+        )
+    repeated = sorted({n for n in names if n and names.count(n) > 1})
+    if repeated:
+        raise invalid("DATA", "distinct column names", f"{repeated[0]!r} twice in {path.name}")
+    return best, names
+
+
+def _npz_names(path: Path) -> list[str]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive.files)
+    except Exception as error:
+        raise invalid("DATA", "a readable NPZ file", f"{path.name} ({error})") from None
+
+
+def _parquet_names(path: Path) -> list[str]:
+    parquet = _parquet()
+    try:
+        return list(parquet.read_schema(path).names)
+    except Exception as error:
+        raise invalid("DATA", "a readable Parquet file", f"{path.name} ({error})") from None
+
+
+def _parquet():
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise invalid(
+            "DATA", "pyarrow, to read Parquet", "no pyarrow", "pip install 'recollect[parquet]'"
+        ) from None
+    return pyarrow.parquet
+
+
+def _array_column(name: str, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind in "fiub":
+        return values.astype(np.float64)
+    if values.dtype.kind == "M":
+        return np.array(np.datetime_as_string(values))
+    if values.dtype.kind == "c":
+        raise invalid(f"column {name!r}", "real numbers", "complex numbers")
+    return _as_numbers(["" if v is None else str(v) for v in values.tolist()])
+
+
+def _as_numbers(cells: Sequence[str]) -> np.ndarray:
+    try:
+        return np.array([float(c) if c and c.lower() not in _EMPTY else np.nan for c in cells])
+    except ValueError:
+        return np.array(cells, dtype=str)
+
+
+_EMPTY = {"nan", "na", "n/a", "null", "none", "-", "missing"}
+
+
+def _is_number(cell: object) -> bool:
+    text = str(cell)
+    if not text or text.lower() in _EMPTY:
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_units_row(cells: dict[str, list[str]]) -> bool:
+    # A row of units under the header: text in every column, numbers right below.
+    return all(
+        len(column) == 2
+        and column[0]
+        and not _is_number(column[0])
+        and column[1]
+        and _is_number(column[1])
+        for column in cells.values()
+    )
+
+
+def _rows(places: Sequence[int] | np.ndarray, first_row: int) -> str:
+    rows = [str(int(i) + first_row) for i in list(places)[:3]]
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    return f"row{'s' if len(places) > 1 else ''} {', '.join(rows)}{more}"

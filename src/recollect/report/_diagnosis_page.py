@@ -1,0 +1,339 @@
+"""A diagnosis as a terminal summary, a JSON file, a page and a model file."""
+
+from __future__ import annotations
+
+import html
+import importlib.metadata
+import importlib.resources
+import json
+from pathlib import Path
+
+import numpy as np
+
+from recollect import models
+from recollect.diagnosis import Diagnosis
+from recollect.diagnosis._outputs import whole_directory
+from recollect.report import _diagnosis_figures as figures
+from recollect.report._svg import svg
+
+
+def write_diagnosis(
+    diagnosis: Diagnosis, directory: str | Path, *, force: bool = False, table: str | None = None
+) -> None:
+    """Writes report.html, diagnosis.json, model.safetensors and model.json, all or nothing.
+
+    Args:
+        diagnosis: what to write.
+        directory: where; it must not exist unless `force`, which replaces it atomically.
+        force: replace an earlier result.
+        table: CSV text of the data, written beside as data.csv (the embedded example).
+
+    Raises:
+        ValueError: if the directory cannot be written or replaced.
+    """
+    page, record = diagnosis_page(diagnosis), diagnosis_json(diagnosis)
+    with whole_directory(Path(directory), force=force) as fresh:
+        (fresh / "report.html").write_text(page, encoding="utf-8")
+        (fresh / "diagnosis.json").write_text(record + "\n", encoding="utf-8")
+        models.save(diagnosis.network, fresh / "model", unit=diagnosis.measurements.unit)
+        if table is not None:
+            (fresh / "data.csv").write_text(table, encoding="utf-8")
+
+
+def diagnosis_json(diagnosis: Diagnosis) -> str:
+    """Returns the diagnosis as one JSON object, indented."""
+    return json.dumps(diagnosis.record(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def diagnosis_summary(diagnosis: Diagnosis) -> str:
+    """Returns the diagnosis in about ten lines."""
+    lines = [f"{label + ':':<12}{text}" for label, text in _facts(diagnosis)]
+    lines += [f"{'note:':<12}{warning}" for warning in diagnosis.warnings]
+    return "\n".join(lines)
+
+
+def diagnosis_page(diagnosis: Diagnosis) -> str:
+    """Returns the diagnosis as one self-contained HTML page."""
+    data = diagnosis.measurements
+    sections = [
+        _section(
+            "Memory",
+            _memory_words(diagnosis),
+            _figure(
+                figures.draw_memory(diagnosis),
+                "memory",
+                "Estimated memory kernel with its uncertainty and the network's kernel",
+                "What one unit of input does to the output, a lag later. Where the band holds zero, "
+                "the data cannot tell the kernel from nothing.",
+            ),
+            _quantile_table(diagnosis),
+        ),
+        _section(
+            "Width",
+            _width_words(diagnosis),
+            _figure(
+                figures.draw_width(diagnosis),
+                "width",
+                "Kernel error and its lower bound against network width",
+                "Distance between the estimated kernel and the best network found, and the proved "
+                "limit (Hankel singular values) that no network of that width beats.",
+            ),
+            _width_table(diagnosis),
+        ),
+        _section(
+            "Network",
+            _network_words(diagnosis),
+            _figure(
+                figures.draw_timescales(diagnosis),
+                "timescales",
+                "Time scales of the network's units",
+                "Each unit forgets at its own time scale. The further right, the closer to the "
+                "stability boundary, and the less the weights may move in training.",
+            ),
+            _loading(diagnosis),
+        ),
+        _section("Test", *_test_parts(diagnosis)),
+        _section(
+            "Data",
+            _paragraph(_data_words(diagnosis)),
+            _figure(
+                figures.draw_data(diagnosis),
+                "data",
+                "The measured signals",
+                "The measured signals.",
+            ),
+        ),
+    ]
+    notes = "".join(f'<div class="note">{html.escape(str(w))}</div>' for w in diagnosis.warnings)
+    notes += "".join(f'<div class="note">{html.escape(n)}</div>' for n in data.notes)
+    style = importlib.resources.files("recollect.report").joinpath("_page.css").read_text("utf-8")
+    title = html.escape(f"How long does {', '.join(data.output_names)} remember?")
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body>
+<header><h1>{title}</h1>
+<p class="muted">{html.escape(", ".join(data.input_names))} → {html.escape(", ".join(data.output_names))}\
+{f", from {html.escape(data.source)}" if data.source else ""}</p></header>
+<main>
+<div class="verdict">{_cards(diagnosis)}</div>
+{notes}
+{"".join(sections)}
+</main>
+<footer><p class="muted">Made by recollect {importlib.metadata.version("recollect")} in \
+{diagnosis.seconds:.1f} s. The numbers are in diagnosis.json, the network in model.safetensors and \
+model.json.</p></footer>
+</body></html>
+"""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Returns a number as a person writes it: few digits, no needless exponent."""
+    if value is None or not np.isfinite(value):
+        return "∞" if value is not None and value == np.inf else "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.{digits}g}"
+        return f"{value:.0f}" if "e" in text else text
+    return f"{value:.{digits}g}"
+
+
+def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    data, law = diagnosis.measurements, diagnosis.laws[diagnosis.slowest_law]
+    facts = [
+        ("data", _data_words(diagnosis)),
+        (
+            "memory",
+            f"{_law_name(law.law)}; 95 % of it lies within {_with_interval(law, 't95', data.unit)}",
+        ),
+        (
+            "",
+            f"t50 = {_with_interval(law, 't50', data.unit)}, t90 = {_with_interval(law, 't90', data.unit)}",
+        ),
+        (
+            "linear",
+            f"a linear map explains {_percent(np.mean(diagnosis.kernel.explained_variance))} of the output",
+        ),
+        ("width", f"{diagnosis.width} units: {diagnosis.widths[diagnosis.slowest_law].reason}"),
+        (
+            "network",
+            f"slowest time scale {number(1 / diagnosis.rates.real.min())} {data.unit}, "
+            f"{number(diagnosis.rates.real.min())} per {data.unit} from the stability boundary",
+        ),
+    ]
+    if diagnosis.test is not None:
+        test = diagnosis.test
+        peers = ", ".join(
+            f"{name} {number(s.rmse)}" if s.status.is_ok else f"{name} {s.status.code}"
+            for name, s in test.baselines.items()
+        )
+        facts.append(
+            (
+                "test",
+                f"RMSE {number(test.score.rmse)} ({_percent(test.score.explained_variance)} explained) "
+                f"by free simulation of {test.record}; {peers}",
+            )
+        )
+    facts.append(("verdict", str(diagnosis.status)))
+    return facts
+
+
+def _cards(diagnosis: Diagnosis) -> str:
+    data, law = diagnosis.measurements, diagnosis.laws[diagnosis.slowest_law]
+    test = diagnosis.test
+    cards = [
+        (f"{number(law.t95.value)} {data.unit}", "memory: 95 % lies within"),
+        (_law_name(law.law), "law of the memory"),
+        (
+            _percent(np.mean(diagnosis.kernel.explained_variance)),
+            "of the output is a linear map of the input",
+        ),
+        (f"{diagnosis.width} units", "recurrent network recommended"),
+    ]
+    if test is not None:
+        cards.append(
+            (
+                number(test.score.rmse),
+                f"test RMSE ({_percent(test.score.explained_variance)} explained)",
+            )
+        )
+    return "".join(
+        f"<div><b>{html.escape(v)}</b><span>{html.escape(k)}</span></div>" for v, k in cards
+    )
+
+
+def _data_words(diagnosis: Diagnosis) -> str:
+    data = diagnosis.measurements
+    observed = int(np.isfinite(data.outputs).all(axis=1).sum())
+    seen = "" if observed == len(data.inputs) else f", {observed} with outputs"
+    start = f", from {data.origin[:10]}" if data.origin else ""
+    return f"{len(data.inputs)} samples every {number(data.dt)} {data.unit}{seen}{start}"
+
+
+def _memory_words(diagnosis: Diagnosis) -> str:
+    data = diagnosis.measurements
+    parts = []
+    for name, law in zip(data.output_names, diagnosis.laws, strict=True):
+        chance = law.probabilities.get(law.law)
+        sure = f" (probability {_percent(chance)})" if chance is not None else ""
+        words = f"{name}: the memory is {_law_name(law.law)}{sure}."
+        words += "".join(
+            f" {str(s).capitalize()}." for s in (law.verdict, law.status) if not s.is_ok
+        )
+        parts.append(_paragraph(words))
+    return "".join(parts)
+
+
+def _quantile_table(diagnosis: Diagnosis) -> str:
+    data = diagnosis.measurements
+    rows = ""
+    for name, law in zip(data.output_names, diagnosis.laws, strict=True):
+        for q in ("t50", "t90", "t95"):
+            lag = getattr(law, q)
+            rows += (
+                f"<tr><td>{html.escape(name)}: {q[1:]} % of the memory</td>"
+                f"<td>{number(lag.value)}</td><td>{number(lag.lower)} to {number(lag.upper)}</td></tr>"
+            )
+    head = f"<tr><th>within a lag of</th><th>[{html.escape(data.unit)}]</th><th>90 % interval</th></tr>"
+    return _table(head, rows)
+
+
+def _width_words(diagnosis: Diagnosis) -> str:
+    names = diagnosis.measurements.output_names
+    return "".join(
+        _paragraph(f"{name}: {curve.recommended} units, because {_lower_first(curve.reason)}.")
+        for name, curve in zip(names, diagnosis.widths, strict=True)
+    )
+
+
+def _width_table(diagnosis: Diagnosis) -> str:
+    curve = diagnosis.widths[diagnosis.slowest_law]
+    rows = "".join(
+        f"<tr{' class=chosen' if m == curve.recommended else ''}>"
+        f"<td>{m}</td><td>{number(e)}</td><td>{number(b)}</td></tr>"
+        for m, e, b in zip(curve.widths, curve.errors, curve.bounds, strict=True)
+    )
+    name = html.escape(diagnosis.measurements.output_names[diagnosis.slowest_law])
+    head = f"<tr><th>width, {name}</th><th>error ({curve.norm})</th><th>lower bound</th></tr>"
+    return _table(head, rows)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _network_words(diagnosis: Diagnosis) -> str:
+    rate, unit = float(diagnosis.rates.real.min()), diagnosis.measurements.unit
+    return _paragraph(
+        f"A linear recurrent network of {diagnosis.width} units. Its slowest unit forgets at "
+        f"{number(rate)} per {unit} (time scale {number(1 / rate)} {unit}): so far may a rate move in "
+        "training before the network becomes unstable."
+    )
+
+
+def _loading(diagnosis: Diagnosis) -> str:
+    dt = number(diagnosis.measurements.dt)
+    code = (
+        "import recollect as rc\n\n"
+        'network = rc.load("model")    # model.safetensors and model.json\n'
+        f"outputs = network(inputs, dt={dt})"
+    )
+    return f"<pre>{html.escape(code)}</pre>"
+
+
+def _test_parts(diagnosis: Diagnosis) -> list[str]:
+    test = diagnosis.test
+    if test is None:
+        return [_paragraph("Nothing was held out.")]
+    rows = ""
+    for name, s in {"network": test.score, **test.baselines}.items():
+        explained = _percent(s.explained_variance) if s.status.is_ok else s.status.message
+        rows += (
+            f"<tr><td>{html.escape(name)}</td><td>{number(s.rmse)}</td><td>{number(s.nrmse)}</td>"
+            f"<td>{html.escape(explained)}</td></tr>"
+        )
+    return [
+        _paragraph(
+            f"Free simulation of {test.record}: the network sees the inputs, never the measured outputs."
+        ),
+        _figure(
+            figures.draw_test(diagnosis),
+            "test",
+            "Measured and simulated output on the test record",
+            "Measured output and the network's free simulation.",
+        ),
+        _table("<tr><th>model</th><th>RMSE</th><th>RMSE / std</th><th>explained</th></tr>", rows),
+    ]
+
+
+def _law_name(law: str) -> str:
+    return {
+        "none": "none: the output does not depend on the past input",
+        "power": "a power law",
+        "stretched": "a stretched exponential",
+        "delayed": "delayed, then decaying",
+    }.get(law, law)
+
+
+def _with_interval(law, name: str, unit: str) -> str:
+    lag = getattr(law, name)
+    return f"{number(lag.value)} {unit} ({number(lag.lower)} to {number(lag.upper)})"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None or not np.isfinite(share) else f"{100 * share:.1f} %"
+
+
+def _paragraph(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _figure(drawn, name: str, description: str, caption: str) -> str:
+    return f"<figure>{svg(drawn, name, description)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _table(head: str, rows: str) -> str:
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
