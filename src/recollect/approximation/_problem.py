@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from recollect._core._quadrature import Panels
 from recollect._core._status import Status
 
 NORMS = ("l1", "l2", "linf")
@@ -32,11 +33,14 @@ class FitGrid:
         kernel: lags (n,) -> values (n, out, in), exact.
         nodes, weights, values: the fitting quadrature, shapes (n,), (n,), (n, out, in). It
             resolves the kernel and its exponential sums, and reaches well past the support.
-        check_nodes, check_weights, check_values: a denser one with different panels.
+        check_nodes, check_weights, check_values: a denser one with different panels, ten nodes
+            each.
+        check_edges: left and right ends of its panels.
         support: lag beyond which the kernel is zero (may be infinite).
         effective_support: lag beyond which the kernel adds nothing to any norm in float64.
+        panels: the fitting panels.
         breakpoints: lags where the kernel is not smooth.
-        timescale: a lag on which the kernel varies.
+        timescale: the median lag of |ρ|, or where an algebraic kernel has halved.
         is_completely_monotone: True, False, or None if it is not known.
         norms: the kernel's own l1, l2 and linf norms (infinite where it is not in the space).
         tails: for each norm, a bound on the kernel's norm beyond the last node.
@@ -49,8 +53,10 @@ class FitGrid:
     check_nodes: np.ndarray
     check_weights: np.ndarray
     check_values: np.ndarray
+    check_edges: tuple[np.ndarray, np.ndarray]
     support: float
     effective_support: float
+    panels: Panels
     breakpoints: tuple[float, ...]
     timescale: float
     is_completely_monotone: bool | None

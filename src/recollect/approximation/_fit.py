@@ -1,0 +1,583 @@
+"""The front: a kernel in, the best network of a width out, with its error and a bound beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recollect._core._check import (
+    invalid,
+    require_choice,
+    require_count,
+    require_positive,
+    wrong_type,
+)
+from recollect._core._functional import AbstractLinearFunctional
+from recollect._core._references import references
+from recollect._core._status import Status
+from recollect.approximation._errors import measure_deviation
+from recollect.approximation._grid import build_grid
+from recollect.approximation._hankel import HankelSpectrum, hankel_spectrum
+from recollect.approximation._l2 import (
+    LeastSquares,
+    Sections,
+    project,
+    refine_sections,
+    section_basis,
+    section_modes,
+    sections_of,
+    sum_of_sections,
+)
+from recollect.approximation._problem import NORMS, FitGrid
+from recollect.approximation._state_space import (
+    assemble,
+    coordinates_from_modes,
+    propagate,
+    takenaka_malmquist,
+)
+from recollect.models import LinearRNN
+
+_WIDTH_CHAIN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialSum:
+    """A kernel as a network of small width, with its error and what no width-m network can beat.
+
+    Args:
+        model: the network; in continuous time its states are orthonormal under white noise
+            (input-normal), so no weight is large.
+        rates: w_i, shape (width,), complex and closed under conjugation, Re > 0, in 1/time.
+        amplitudes: a_i, shape (width, out, in): `ρ̂(t) = Σ_i a_i e^{-w_i t}` (+ constant); NaN
+            where the sum has a repeated rate and no such form.
+        constant: value at infinite lag, shape (out, in), zero unless asked for.
+        errors: the error in `l1`, `l2` and `linf` on a grid the fit never saw (infinite where
+            the kernel is not in the space).
+        norm: the norm that was minimised.
+        bound: a proved lower bound on the error of every network of this width in `norm`, or
+            None where there is none.
+        bounds: the same for each norm.
+        dt: step in discrete time, None in continuous time.
+        status: how the fit ended; `width_beyond_rank` when a smaller width says it all.
+        stats: the width asked for, the Hankel singular values, seconds, what was counted.
+        warnings: further remarks.
+    """
+
+    model: LinearRNN
+    rates: np.ndarray
+    amplitudes: np.ndarray
+    constant: np.ndarray
+    errors: Mapping[str, float]
+    norm: str
+    bound: float | None
+    bounds: Mapping[str, float | None]
+    dt: float | None
+    status: Status
+    stats: Mapping[str, Any]
+    warnings: tuple[Status, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Number of hidden units."""
+        return self.model.width
+
+    @property
+    def error(self) -> float:
+        """The error in the norm that was minimised."""
+        return self.errors[self.norm]
+
+    @property
+    def slowest_rate(self) -> float:
+        """The smallest Re w: the distance from the stability boundary."""
+        return float(np.min(self.rates.real))
+
+
+@dataclasses.dataclass(frozen=True)
+class WidthCurve:
+    """The error against the width, in one norm.
+
+    Args:
+        widths: shape (k,), ascending.
+        errors: the best errors found, shape (k,); never increasing.
+        bounds: proved lower bounds, NaN where there is none, shape (k,).
+        fits: the fit at each width.
+        norm: the norm.
+        status: `width_beyond_rank` if the largest widths add nothing in float64.
+        stats: Hankel singular values and seconds.
+    """
+
+    widths: np.ndarray
+    errors: np.ndarray
+    bounds: np.ndarray
+    fits: tuple[ExponentialSum, ...]
+    norm: str
+    status: Status
+    stats: Mapping[str, Any]
+
+
+class _Workbench:
+    """One kernel with everything that its widths share, each part made when first needed."""
+
+    def __init__(self, grid: FitGrid, *, norm: str, real: bool):
+        self.grid, self.norm = grid, norm
+        self.is_monotone = bool(grid.is_completely_monotone)
+        self.real = real or self.is_monotone
+        self.rows = np.sqrt(grid.weights)
+        n_channels = grid.n_outputs * grid.n_inputs
+        self.target = grid.values.reshape(-1, n_channels) * self.rows[:, None]
+        self.check_rows = np.sqrt(grid.check_weights)
+        self.check_target = grid.check_values.reshape(-1, n_channels) * self.check_rows[:, None]
+        self.size = float(np.sqrt(np.sum(self.check_target**2)))
+        self._least_squares: dict[int, LeastSquares] = {}
+
+    @functools.cached_property
+    def spectrum(self) -> HankelSpectrum:
+        """Of the Hankel operator: L1 bounds, rank, starts."""
+        return hankel_spectrum(self.grid)
+
+    @functools.cached_property
+    def weighted_spectrum(self) -> HankelSpectrum:
+        """Of the operator whose Hilbert-Schmidt norm is the L2 norm: L2 bounds, starts."""
+        return hankel_spectrum(self.grid, power=0.5)
+
+    @property
+    def n_copies(self) -> int:
+        """Units per rate: with several inputs and outputs each rate needs a full residue."""
+        return min(self.grid.n_outputs, self.grid.n_inputs)
+
+    @functools.cached_property
+    def rank(self) -> int:
+        """The largest number of rates that float64 can tell apart."""
+        return max(1, self.spectrum.usable_width(rtol=1e-15))
+
+    def check_cost(self, sections: Sections) -> float:
+        """The L2 error on the check grid, with the amplitudes of the fitting grid."""
+        fitted = project(sections, self.grid.nodes, self.rows, self.target, derivatives=False)
+        return self._check(sections, fitted.amplitudes)
+
+    def _check(self, sections: Sections, amplitudes: np.ndarray) -> float:
+        basis, _ = section_basis(
+            sections, self.grid.check_nodes, self.check_rows, derivatives=False
+        )
+        residual = self.check_target - basis @ amplitudes
+        return float(np.sum(residual * residual))
+
+    def starts(self, width: int) -> list[Sections]:
+        """Sections to start from, the most promising ones first."""
+        found: list[np.ndarray] = []
+        for spectrum in (self.weighted_spectrum, self.spectrum):
+            rates = spectrum.rates(width)
+            if len(rates) == width:
+                found.append(rates)
+        before = self._least_squares.get(width - 1)
+        if before is not None:
+            rates = before.sections.rates()
+            if self.real:
+                found.append(_stretched(np.sort(rates.real), width))
+            else:
+                found.append(np.append(rates, self._extra_rate(before, width)))
+        two_before = self._least_squares.get(width - 2)
+        if not self.real:
+            found.extend(_finite_memory_rates(self.grid, width))
+            if two_before is not None:
+                pair = self._extra_pair(two_before, width)
+                found.append(np.concatenate([two_before.sections.rates(), pair]))
+        starts = []
+        for rates in found:
+            rates = _stabilised(rates, self.grid)
+            if len(rates) == width:
+                starts.append(sections_of(rates, real=self.real))
+        return starts
+
+    def _extra_rate(self, before: LeastSquares, width: int) -> float:
+        """The real rate whose addition lowers the cost most."""
+        candidates = np.geomspace(0.2, 40, 12) / self.grid.timescale
+        return float(
+            min(
+                candidates,
+                key=lambda w: self._quick(np.append(before.sections.rates(), w)),
+            )
+        )
+
+    def _extra_pair(self, before: LeastSquares, width: int) -> np.ndarray:
+        length = min(self.grid.effective_support, 8 * self.grid.timescale)
+        decay = (1 + math.log(width + 1)) / length
+        candidates = [decay + 1j * math.pi * k / length for k in np.arange(0.5, width + 2, 1.0)]
+        best = min(
+            candidates,
+            key=lambda w: self._quick(np.concatenate([before.sections.rates(), [w, np.conj(w)]])),
+        )
+        return np.array([best, np.conj(best)])
+
+    def _quick(self, rates: np.ndarray) -> float:
+        sections = sections_of(rates, real=self.real)
+        return project(sections, self.grid.nodes, self.rows, self.target, derivatives=False).cost
+
+    def least_squares(self, width: int) -> LeastSquares:
+        """The best L2 fit found at this width; wider fits are never worse."""
+        if width in self._least_squares:
+            return self._least_squares[width]
+        if width > 1 and width <= _WIDTH_CHAIN + 1:
+            self.least_squares(width - 1)
+        floor = (1e-16 * self.size) ** 2
+        trials = []
+        for sections in self.starts(width):
+            trial = refine_sections(
+                sections, self.grid.nodes, self.rows, self.target,
+                n_iterations=25, rtol=1e-5, floor=floor,
+            )  # fmt: skip
+            trials.append(trial)
+        trials.sort(key=lambda trial: trial.cost)
+        finalists: list[tuple[float, LeastSquares]] = []
+        for trial in trials:
+            if len(finalists) == 2:
+                break
+            if finalists and trial.cost > 4 * trials[0].cost:
+                break
+            if any(abs(trial.cost - other.cost) <= 1e-4 * other.cost for _, other in finalists):
+                continue
+            final = refine_sections(
+                trial.sections, self.grid.nodes, self.rows, self.target,
+                n_iterations=100, rtol=1e-8, floor=floor,
+            )  # fmt: skip
+            finalists.append((self._check(final.sections, final.amplitudes), final))
+        best_cost, best = min(finalists, key=lambda item: item[0])
+        before = self._least_squares.get(width - 1)
+        if before is not None:
+            before_cost = self._check(before.sections, before.amplitudes)
+            if best_cost >= before_cost:
+                best = before
+        self._least_squares[width] = best
+        return best
+
+    def bound(self, width: int) -> float | None:
+        """A proved lower bound on the error of every network with `width` units."""
+        return self.bounds(width)[self.norm]
+
+    def bounds(self, width: int) -> dict[str, float | None]:
+        """Lower bounds in each norm: L1 from σ_{m+1}, L2 from the weighted spectrum's tail."""
+        s = self.spectrum.singular_values
+        rounding = 1e-14 * s[0]
+        l1 = s[width] - rounding if width < len(s) else 0.0
+        l2 = self.weighted_spectrum.tail(width) - 1e-14 * self.weighted_spectrum.norm
+        return {
+            "l1": max(float(l1), 0.0) / math.sqrt(self.grid.n_outputs),
+            "l2": max(l2, 0.0),
+            "linf": None,
+        }
+
+    def delivered(self, width: int, *, constant: np.ndarray) -> ExponentialSum:
+        """The fit at `width` units as a network, judged on the check grid."""
+        began = time.perf_counter()
+        n_rates = max(1, width // self.n_copies)
+        fit = self.least_squares(n_rates)
+        return self._deliver(fit.sections, fit.amplitudes, width, constant, began)
+
+    def _deliver(
+        self,
+        sections: Sections,
+        amplitudes: np.ndarray,
+        width: int,
+        constant: np.ndarray,
+        began: float,
+    ) -> ExponentialSum:
+        grid = self.grid
+        out, in_ = grid.n_outputs, grid.n_inputs
+        rates, flat = section_modes(sections, amplitudes)
+        modal = flat.reshape(-1, out, in_)
+        A, b = takenaka_malmquist(rates)
+        has_modes = bool(np.all(np.isfinite(modal)))
+
+        def by_sections(lags: np.ndarray) -> np.ndarray:
+            return sum_of_sections(sections, amplitudes, lags).reshape(-1, out, in_)
+
+        tail = (rates, np.where(np.isfinite(modal), modal, 0.0))
+        deviation = measure_deviation(grid, by_sections, rates=tail[0], amplitudes=tail[1])
+        cancelled = math.inf
+        coordinates = np.zeros((len(b), out * in_))
+        if has_modes:
+            coordinates, cancelled = coordinates_from_modes(A, b, rates, flat)
+        if 1e-15 * cancelled > 1e-3 * deviation.l2:
+            # The modes cancel: project on the orthonormal states instead of converting.
+            states = propagate(A, b, grid.nodes) * self.rows[:, None]
+            wanted = (
+                self.target
+                if self.norm == "l2"
+                else by_sections(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
+            )
+            projected = states.T @ wanted
+            projected += states.T @ (wanted - states @ projected)
+
+            def by_states(lags: np.ndarray) -> np.ndarray:
+                return (propagate(A, b, lags) @ projected).reshape(-1, out, in_)
+
+            again = measure_deviation(grid, by_states, rates=tail[0], amplitudes=tail[1])
+            if not has_modes or getattr(again, self.norm) <= getattr(deviation, self.norm):
+                coordinates, deviation = projected, again
+        model = LinearRNN(*assemble(A, b, coordinates, out, in_))
+        status = Status()
+        if model.width < width and width >= self.n_copies:
+            status = Status(
+                "width_beyond_rank",
+                f"float64 tells {model.width} of {width} units apart for this kernel",
+            )
+        errors = {name: float(getattr(deviation, name)) for name in NORMS}
+        bounds = self.bounds(width)
+        return ExponentialSum(
+            model=model,
+            rates=rates,
+            amplitudes=modal if has_modes else np.full_like(modal, np.nan),
+            constant=constant,
+            errors=errors,
+            norm=self.norm,
+            bound=bounds[self.norm],
+            bounds=bounds,
+            dt=None,
+            status=status,
+            stats={
+                "width_requested": width,
+                "singular_values": self.spectrum.singular_values,
+                "kernel_norms": dict(grid.norms),
+                "seconds": time.perf_counter() - began,
+            },
+        )
+
+
+def _stretched(rates: np.ndarray, width: int) -> np.ndarray:
+    """Rates of a smaller fit spread over `width` places, a little beyond both ends."""
+    if len(rates) == 1:
+        return rates[0] * np.geomspace(0.4, 2.5, width)
+    old = np.linspace(0, 1, len(rates))
+    new = np.linspace(-0.5 / width, 1 + 0.5 / width, width)
+    logs = np.log(rates)
+    inner = np.interp(new, old, logs)
+    inner[0] = logs[0] + (logs[1] - logs[0]) * new[0] / (old[1] - old[0])
+    inner[-1] = logs[-1] + (logs[-1] - logs[-2]) * (new[-1] - 1) / (old[-1] - old[-2])
+    return np.exp(inner)
+
+
+def _finite_memory_rates(grid: FitGrid, width: int) -> list[np.ndarray]:
+    """Rates a ± iπ(2k+1)/(L+3σ) that suit a kernel of length L."""
+    starts = []
+    mass = np.cumsum(np.abs(grid.values).sum(axis=(1, 2)) * grid.weights)
+    for fraction in (0.9, 0.995):
+        length = float(grid.nodes[np.searchsorted(mass, fraction * mass[-1])])
+        decay = (1 + math.log(width + 1)) / length
+        k = np.arange(width // 2)
+        upper = decay + 1j * math.pi * (2 * k + 1) / (1.2 * length)
+        rates = np.concatenate([upper, upper.conj()])
+        if width % 2:
+            rates = np.append(rates, decay)
+        starts.append(rates)
+    return starts
+
+
+def _stabilised(rates: np.ndarray, grid: FitGrid) -> np.ndarray:
+    """Rates mirrored into Re > 0, off the boundary, in exact conjugate pairs."""
+    rates = np.asarray(rates, dtype=complex)
+    rates = rates[np.isfinite(rates)]
+    last = float(grid.nodes[-1])
+    real = np.maximum(np.abs(rates.real), np.maximum(1e-3 * np.abs(rates.imag), 0.1 / last))
+    is_real = np.abs(rates.imag) <= 1e-10 * np.abs(rates)
+    mirrored = real + 1j * np.where(is_real, 0.0, rates.imag)
+    upper = mirrored[mirrored.imag > 0]
+    return np.concatenate([mirrored[is_real], upper, upper.conj()])
+
+
+@references("adamyan1971analytic", "golub1973differentiation")
+def fit_exponential_sum(
+    kernel_or_samples: Any,
+    *,
+    width: int | None = None,
+    error: float | None = None,
+    norm: str = "l2",
+    poles: str = "complex",
+    positive: bool = False,
+    constant: bool = False,
+    weights: str = "absolute",
+    max_width: int = 64,
+) -> ExponentialSum:
+    """Returns the best exponential sum of a width, as a network, with error and lower bound.
+
+    `ρ̂(t) = Σ_i a_i e^{-w_i t} ≈ ρ(t)`, rates and amplitudes free: balanced truncation gives the
+    start, variable projection the L2 optimum, Newton's method from the changes of sign the L1
+    optimum, exchange or descent the Linf one.
+
+    Args:
+        kernel_or_samples: a linear functional (a target, a network), or a function of lags
+            (lag,) -> (lag,) or (lag, out, in). In the unit of time of its lags.
+        width: number of exponentials (a conjugate pair counts as two).
+        error: instead of `width`: the smallest width whose error in `norm` is at most this.
+        norm: `"l1"` (the operator norm of the papers), `"l2"` or `"linf"`.
+        poles: `"complex"` allows conjugate pairs, `"real"` does not.
+        positive: allow positive amplitudes only (then rates are real).
+        constant: allow a constant beside the decaying terms.
+        weights: `"absolute"`, or `"relative"` to the kernel's size.
+        max_width: with `error`, give up beyond this width.
+
+    Returns:
+        The network with its errors in all norms, the lower bound and a status. A width beyond
+        what float64 can tell apart comes back smaller, with status `width_beyond_rank`; an
+        `error` out of reach comes back with status `precision_limit` or `not_converged`.
+
+    Raises:
+        ValueError: if the kernel does not decay, is not finite in `norm`, is complex, or the
+            arguments contradict each other.
+    """
+    require_choice("norm", norm, NORMS)
+    require_choice("poles", poles, ("complex", "real"))
+    require_choice("weights", weights, ("absolute", "relative"))
+    if (width is None) == (error is None):
+        raise invalid("width", "either width or error", "both" if width is not None else "neither")
+    if width is not None:
+        width = require_count("width", width)
+    else:
+        error = require_positive("error", error)
+    source = _source(kernel_or_samples, norm=norm, constant=constant)
+    bench = _Workbench(source.grid, norm=norm, real=poles == "real" or positive)
+    if width is not None:
+        return bench.delivered(width, constant=source.constant)
+    assert error is not None
+    return _by_error(bench, error, require_count("max_width", max_width), source.constant)
+
+
+def fit_widths(
+    kernel_or_samples: Any,
+    widths: Sequence[int] = tuple(range(1, 17)),
+    *,
+    norm: str = "l2",
+    poles: str = "complex",
+) -> WidthCurve:
+    """Returns the best fit at every width, and the error against the width.
+
+    Args:
+        kernel_or_samples: as in `fit_exponential_sum`.
+        widths: the widths, in any order.
+        norm: `"l1"`, `"l2"` or `"linf"`.
+        poles: `"complex"` or `"real"`.
+
+    Returns:
+        The curve; the kernel is decomposed once for all widths.
+
+    Raises:
+        ValueError: as `fit_exponential_sum`.
+    """
+    require_choice("norm", norm, NORMS)
+    require_choice("poles", poles, ("complex", "real"))
+    ordered = sorted({require_count("widths", w) for w in widths})
+    if not ordered:
+        raise invalid("widths", "at least one width", "none")
+    began = time.perf_counter()
+    source = _source(kernel_or_samples, norm=norm, constant=False)
+    bench = _Workbench(source.grid, norm=norm, real=poles == "real")
+    fits = tuple(bench.delivered(width, constant=source.constant) for width in ordered)
+    bounds = np.array([np.nan if f.bound is None else f.bound for f in fits])
+    return WidthCurve(
+        widths=np.array(ordered),
+        errors=np.array([f.error for f in fits]),
+        bounds=bounds,
+        fits=fits,
+        norm=norm,
+        status=fits[-1].status,
+        stats={
+            "singular_values": bench.spectrum.singular_values,
+            "seconds": time.perf_counter() - began,
+        },
+    )
+
+
+def _by_error(
+    bench: _Workbench, error: float, max_width: int, constant: np.ndarray
+) -> ExponentialSum:
+    """The smallest width that reaches the error; the bound rules out the first ones."""
+    width = 1
+    while width < max_width and (bench.bound(width) or 0.0) > error:
+        width += 1
+    best: ExponentialSum | None = None
+    for m in range(width, max_width + 1):
+        fit = bench.delivered(m, constant=constant)
+        if best is None or fit.error < best.error:
+            best = fit
+        if fit.error <= error:
+            return dataclasses.replace(fit, status=Status())
+        if fit.status.code == "width_beyond_rank":
+            break
+    assert best is not None
+    reached = f"the error wanted is {error:.3g}; {best.error:.3g} was reached at width {best.width}"
+    code = "precision_limit" if best.width < max_width else "not_converged"
+    return dataclasses.replace(best, status=Status(code, reached))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A kernel as it is fitted: on its grids, its value at infinity set apart."""
+
+    grid: FitGrid
+    constant: np.ndarray
+
+
+def _source(kernel: Any, *, norm: str, constant: bool) -> _Source:
+    hints: Any = None
+    if isinstance(kernel, AbstractLinearFunctional):
+        from recollect.targets._kernel import kernel_hints
+
+        hints = kernel_hints(kernel)
+        functional = kernel
+
+        def raw(lags: np.ndarray) -> np.ndarray:
+            return np.asarray(functional.kernel(lags), dtype=np.float64)
+
+    elif callable(kernel):
+        raw = _shaped(kernel)
+    else:
+        raise wrong_type(
+            "kernel_or_samples",
+            "a linear functional or a function of lags",
+            type(kernel).__name__,
+        )
+    probe = raw(np.array([0.0, 1.0]) if hints is None else np.array([0.0, hints.timescale]))
+    limit = np.zeros(probe.shape[1:])
+    if constant:
+        scale = 1.0 if hints is None else hints.timescale
+        limit = raw(np.array([1e30 * scale]))[0]
+    if np.any(limit):
+        inner = raw
+
+        def raw(lags: np.ndarray) -> np.ndarray:
+            return inner(lags) - limit
+
+    is_monotone = getattr(kernel, "is_completely_monotone", None)
+    grid = build_grid(
+        raw,
+        norm=norm,
+        support=math.inf if hints is None else hints.support,
+        breakpoints=() if hints is None else hints.breakpoints,
+        timescale=1.0 if hints is None else hints.timescale,
+        is_completely_monotone=is_monotone if isinstance(is_monotone, bool) else None,
+    )
+    return _Source(grid, limit)
+
+
+def _shaped(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """A user's function of lags, with values (lag, out, in)."""
+
+    def kernel(lags: np.ndarray) -> np.ndarray:
+        values = np.asarray(function(lags))
+        if np.iscomplexobj(values):
+            raise wrong_type("kernel_or_samples", "real values", f"complex dtype {values.dtype}")
+        values = values.astype(np.float64)
+        if values.ndim == 1 and len(values) == len(lags):
+            return values[:, None, None]
+        if values.ndim == 3 and len(values) == len(lags):
+            return values
+        raise invalid(
+            "kernel_or_samples", "values of shape (lag,) or (lag, out, in)", f"shape {values.shape}"
+        )
+
+    return kernel
