@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from recollect.diagnosis._baselines import Score
     from recollect.diagnosis._measurements import Measurements, read_measurements
     from recollect.diagnosis._pipeline import demonstrate, diagnose
-    from recollect.diagnosis._result import Diagnosis, HeldOut, WidthCurve
+    from recollect.diagnosis._result import Diagnosis, HeldOut
 
 # On first use, so that the command line refuses bad input before it imports jax.
 _HOME = {
@@ -17,7 +17,6 @@ _HOME = {
     "HeldOut": "_result",
     "Measurements": "_measurements",
     "Score": "_baselines",
-    "WidthCurve": "_result",
     "demonstrate": "_pipeline",
     "diagnose": "_pipeline",
     "read_measurements": "_measurements",
@@ -28,7 +27,6 @@ __all__ = [
     "HeldOut",
     "Measurements",
     "Score",
-    "WidthCurve",
     "demonstrate",
     "diagnose",
     "read_measurements",

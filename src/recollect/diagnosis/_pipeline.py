@@ -15,7 +15,7 @@ from recollect.approximation import EstimatedWidths, fit_estimate
 from recollect.diagnosis._baselines import Score, fit_arx, score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._network import fit_operating_point
-from recollect.diagnosis._result import Diagnosis, HeldOut, WidthCurve
+from recollect.diagnosis._result import Diagnosis, HeldOut
 from recollect.memory import KernelEstimate, estimate_kernel, estimate_law
 from recollect.models import AffineRNN, LinearRNN
 
@@ -84,7 +84,7 @@ def diagnose(
         measurements=data,
         kernel=kernel,
         laws=laws,
-        widths=tuple(_curve(fit, width) for fit in fits),
+        widths=tuple(fits),
         network=network,
         training=training,
         test=test,
@@ -209,18 +209,6 @@ def _simulate_arx(training, test, order: int) -> np.ndarray | None:
         with np.errstate(all="ignore"):
             simulated.append(model.simulate(test[0], test[1][:, o]))
     return np.stack(simulated, axis=1)
-
-
-def _curve(fit: EstimatedWidths, width: int | None) -> WidthCurve:
-    return WidthCurve(
-        widths=fit.widths,
-        errors=fit.errors,
-        bounds=fit.bounds,
-        norm="l1",
-        noise=fit.noise,
-        recommended=fit.recommended,
-        reason=fit.reason if width is None else "the width asked for",
-    )
 
 
 def _warnings(kernel, laws, fits, data) -> tuple[Status, ...]:

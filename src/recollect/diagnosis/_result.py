@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recollect._core._status import Status
+from recollect.approximation import EstimatedWidths
 from recollect.diagnosis._baselines import Score
 from recollect.diagnosis._measurements import Measurements
 from recollect.memory import KernelEstimate, MemoryLaw
@@ -16,29 +17,6 @@ from recollect.models import AffineRNN
 
 SCHEMA = "recollect.diagnosis"
 VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class WidthCurve:
-    """Kernel error of the best network found, and what no network beats, against width.
-
-    Attributes:
-        widths: shape (point,).
-        errors: shape (point,), in the named norm of the estimated kernel.
-        bounds: proved lower bounds, shape (point,); NaN where none is known.
-        norm: `l1` or `l2`.
-        noise: uncertainty of the estimated kernel in the same norm.
-        recommended: the width where more units would fit noise.
-        reason: why, in one sentence.
-    """
-
-    widths: np.ndarray
-    errors: np.ndarray
-    bounds: np.ndarray
-    norm: str
-    noise: float | None
-    recommended: int
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +46,7 @@ class Diagnosis:
         measurements: the data.
         kernel: estimated memory kernel with its uncertainty.
         laws: law of the memory with t50, t90, t95 and intervals, one per output.
-        widths: error against width, one curve per output.
+        widths: networks and errors against width, one family per output.
         network: the linear network, with offset and initial state.
         training: score of the network on the whole record it was fitted to.
         test: held-out score, None where nothing was held out.
@@ -80,7 +58,7 @@ class Diagnosis:
     measurements: Measurements
     kernel: KernelEstimate
     laws: tuple[MemoryLaw, ...]
-    widths: tuple[WidthCurve, ...]
+    widths: tuple[EstimatedWidths, ...]
     network: AffineRNN
     training: Score
     test: HeldOut | None
@@ -183,12 +161,12 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
-def _curve_record(curve: WidthCurve) -> dict[str, Any]:
+def _curve_record(curve: EstimatedWidths) -> dict[str, Any]:
     points = zip(curve.widths, curve.errors, curve.bounds, strict=True)
     return {
         "recommended": curve.recommended,
         "reason": curve.reason,
-        "norm": curve.norm,
+        "norm": "l1",
         "noise": curve.noise,
         "curve": [{"width": int(m), "error": float(e), "bound": float(b)} for m, e, b in points],
     }

@@ -74,7 +74,7 @@ def draw_width(diagnosis: Diagnosis) -> Figure:
             shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
             if np.isfinite(shown).any():
                 axis.semilogy(curve.widths, shown, marker, color=colour, ms=4, label=label)
-        if curve.noise is not None and curve.noise > 0:
+        if curve.noise > 0:
             axis.axhline(curve.noise, color=THIRD, lw=1, ls=":", label="noise of the estimate")
         axis.axvline(curve.recommended, color=MUTED, lw=0.8, ls="--")
         axis.annotate(
@@ -85,7 +85,7 @@ def draw_width(diagnosis: Diagnosis) -> Figure:
             color=INK,
         )
         axis.set_xlabel("width (hidden units)")
-        axis.set_ylabel(f"kernel error, {curve.norm} norm")
+        axis.set_ylabel("kernel error, l1 norm")
         axis.legend(loc="upper right")
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure

@@ -240,7 +240,7 @@ def _quantile_table(diagnosis: Diagnosis) -> str:
 def _width_words(diagnosis: Diagnosis) -> str:
     names = diagnosis.measurements.output_names
     return "".join(
-        _paragraph(f"{name}: {curve.recommended} units, because {_lower_first(curve.reason)}.")
+        _paragraph(f"{name}: {curve.recommended} units are enough: {curve.reason}.")
         for name, curve in zip(names, diagnosis.widths, strict=True)
     )
 
@@ -253,12 +253,8 @@ def _width_table(diagnosis: Diagnosis) -> str:
         for m, e, b in zip(curve.widths, curve.errors, curve.bounds, strict=True)
     )
     name = html.escape(diagnosis.measurements.output_names[diagnosis.slowest_law])
-    head = f"<tr><th>width, {name}</th><th>error ({curve.norm})</th><th>lower bound</th></tr>"
+    head = f"<tr><th>width, {name}</th><th>error (l1)</th><th>lower bound</th></tr>"
     return _table(head, rows)
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def _network_words(diagnosis: Diagnosis) -> str:

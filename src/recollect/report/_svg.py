@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -109,7 +110,7 @@ def thin(*columns: np.ndarray) -> tuple[np.ndarray, ...]:
     edges = np.linspace(0, n, n_bins + 1).astype(int)
     guide = np.nan_to_num(columns[-1])
     keep = set()
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in itertools.pairwise(edges):
         keep.add(start + int(np.argmin(guide[start:stop])))
         keep.add(start + int(np.argmax(guide[start:stop])))
     rows = np.array(sorted(keep))
