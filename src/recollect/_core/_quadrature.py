@@ -526,6 +526,9 @@ def _algebraic_exponent(
     positive = (lags > 0) & (size > 1e-290)
     if not positive.any():
         return None, 0.0
+    # A function that is zero after having been of some size has ended: that is no power law.
+    if size[positive][-1] > 1e-200 and not positive[-1]:
+        return None, 0.0
     which = octaves[positive].astype(int)
     index = np.unique(which)
     tops = np.array([np.argmax(np.where(which == k, size[positive], -1.0)) for k in index])

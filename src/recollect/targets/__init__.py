@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from recollect.targets._expression import (
+    ExpressionKernel,
+    expression_functions,
+    parse_kernel,
+)
 from recollect.targets._kernel import AbstractKernel, kernel_quadrature, measure_norm
 from recollect.targets._shapes import (
     Airy,
@@ -23,13 +28,16 @@ __all__ = [
     "Box",
     "Bump",
     "Delay",
+    "ExpressionKernel",
     "PowerLaw",
     "SampledKernel",
     "StretchedExponential",
     "SumKernel",
     "TemplateKernel",
     "exponential_sum",
+    "expression_functions",
     "kernel_quadrature",
     "measure_norm",
+    "parse_kernel",
     "read_kernel",
 ]
