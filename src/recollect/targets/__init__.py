@@ -21,6 +21,8 @@ from recollect.targets._shapes import (
     exponential_sum,
     read_kernel,
 )
+from recollect.targets._systems import LorenzNinetySix, TankRecord, TwoTanks, simulate_two_tanks
+from recollect.targets._teachers import WienerTeacher, random_linear_teacher, random_wiener_teacher
 
 __all__ = [
     "AbstractKernel",
@@ -29,15 +31,22 @@ __all__ = [
     "Bump",
     "Delay",
     "ExpressionKernel",
+    "LorenzNinetySix",
     "PowerLaw",
     "SampledKernel",
     "StretchedExponential",
     "SumKernel",
+    "TankRecord",
     "TemplateKernel",
+    "TwoTanks",
+    "WienerTeacher",
     "exponential_sum",
     "expression_functions",
     "kernel_quadrature",
     "measure_norm",
     "parse_kernel",
+    "random_linear_teacher",
+    "random_wiener_teacher",
     "read_kernel",
+    "simulate_two_tanks",
 ]
