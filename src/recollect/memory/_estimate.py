@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,9 @@ from recollect._core._check import (
 )
 from recollect._core._references import references
 from recollect._core._status import Status
-from recollect.memory._design import ExplicitRows
-from recollect.memory._evidence import NormalEquations, Posterior, maximise_evidence
-from recollect.memory._lag_grid import graded_edges
-from recollect.memory._prior import mixture_components
 from recollect.memory._records import Record, read_records
+from recollect.memory._rows import ExplicitRows
+from recollect.memory._selection import Choice, choose, posterior_of
 
 _OWNER = "estimate_kernel"
 
@@ -166,13 +165,20 @@ def estimate_kernel(
     scales = _Scales(records, initial_state)
     longest = _longest_lag(records, horizon, n_lags, dt)
     is_fixed = horizon is not None or n_lags is not None
-    fits = [
-        _fit_output(scales.records, o, longest, is_fixed, noise, initial_state, scales.past)
-        for o in range(scales.n_outputs)
-    ]
-    n_horizon = max(fit.n_lags for fit in fits)
-    edges = graded_edges(n_horizon)
-    return _assemble(scales, fits, edges, dt, initial_state)
+    timescales = _transient_timescales(records, initial_state)
+    sources, choices = [], []
+    for o in range(scales.n_outputs):
+        data = ExplicitRows(scales.records, o, scales.past, timescales)
+        choice = choose(data, longest, is_fixed=is_fixed, noise=noise)
+        if initial_state == "unknown":
+            n_skipped = _burn_in(data, choice)
+            if n_skipped:
+                data = ExplicitRows(scales.records, o, scales.past, timescales, n_skipped)
+                choice = choose(data, longest, is_fixed=is_fixed, noise=noise)
+        sources.append(data)
+        choices.append(choice)
+    edges = functools.reduce(np.union1d, [choice.edges for choice in choices])
+    return _assemble(scales, sources, choices, edges, dt, timescales)
 
 
 class _Scales:
@@ -207,15 +213,6 @@ class _Scales:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
-class _OutputFit:
-    n_lags: int
-    correlation_steps: float
-    posterior: Posterior
-    log_evidence_gain: float
-    n_evaluations: int
-
-
 def _longest_lag(
     records: list[Record], horizon: float | None, n_lags: int | None, dt: float
 ) -> int:
@@ -235,121 +232,72 @@ def _transient_timescales(records: list[Record], initial_state: str) -> np.ndarr
     return np.geomspace(1.0, max(longest, 2.0), max(2, int(np.ceil(np.log(longest) / np.log(3)))))
 
 
-def _scaled_components(edges: np.ndarray, equations: NormalEquations, n_inputs: int) -> np.ndarray:
-    components = mixture_components(edges)
-    p = len(edges) - 1
-    gram = equations.gram.reshape(p, n_inputs, p, n_inputs)
-    mean_gram = np.einsum("aibi->ab", gram) / n_inputs
-    power = np.einsum("cab,ab->c", components, mean_gram) / equations.n_samples
-    # The scale is fixed by the data once, so that weights are of the order of the signal's power.
-    return components / np.maximum(power, 1e-12 * power.max())[:, None, None]
+def _burn_in(data: ExplicitRows, choice: Choice) -> int:
+    """Returns the leading steps whose residual is far above the noise of the rest.
 
-
-def _fit_output(
-    records: list[Record],
-    output: int,
-    longest: int,
-    is_fixed: bool,
-    noise: str,
-    initial_state: str,
-    past: np.ndarray,
-) -> _OutputFit:
-    timescales = _transient_timescales(records, initial_state)
-    rows = ExplicitRows(records, output, past, timescales)
-    n_inputs = records[0].inputs.shape[1]
-    n_evaluations = 0
-
-    def attempt(n: int, correlation: float, **grid: int) -> Posterior:
-        nonlocal n_evaluations
-        edges = graded_edges(n, **grid)
-        equations = rows.equations(rows.design(edges), correlation)
-        components = _scaled_components(edges, equations, n_inputs)
-        posterior = maximise_evidence(equations, components, n_groups=n_inputs)
-        n_evaluations += posterior.n_iterations
-        return posterior
-
-    coarse = {"n_fine": 16, "n_per_octave": 8}
-
-    def best_noise(n: int) -> tuple[float, float]:
-        if noise == "white":
-            return 0.0, 0.0
-        gap = float(np.nanmedian(rows.gaps))
-        white = attempt(n, 0.0, **coarse).log_evidence
-        decays = np.array([0.2, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99])
-        evidence = [attempt(n, -gap / np.log(d), **coarse).log_evidence for d in decays]
-        best = int(np.argmax(evidence))
-        gain = evidence[best] - white
-        if noise == "auto" and gain < 2.0:
-            return 0.0, gain
-        low = -gap / np.log(decays[max(best - 1, 0)])
-        high = -gap / np.log(min(decays[min(best + 1, len(decays) - 1)], 0.997))
-        import scipy.optimize
-
-        found = scipy.optimize.minimize_scalar(
-            lambda log_c: -attempt(n, float(np.exp(log_c)), **coarse).log_evidence,
-            bounds=(np.log(low), np.log(high)),
-            method="bounded",
-            options={"maxiter": 8, "xatol": 0.03},
-        )
-        return float(np.exp(found.x)), float(-found.fun) - white
-
-    correlation, gain = best_noise(longest)
-    n = longest
-    if not is_fixed:
-        best = attempt(longest, correlation, **coarse).log_evidence
-        while n > 8:
-            shorter = attempt(max(n // 2, 4), correlation, **coarse).log_evidence
-            if shorter < best - 1.0:
-                break
-            n, best = max(n // 2, 4), max(best, shorter)
-    posterior = attempt(n, correlation)
-    return _OutputFit(n, correlation, posterior, gain, n_evaluations)
+    Inputs before the record reach the output unsmoothed through a delay: no smooth transient
+    describes that, so such rows are left out.
+    """
+    posterior = posterior_of(data, choice.edges, choice.correlation)
+    data.nuisance_fit(choice.edges, posterior.mean, choice.correlation)
+    n_skipped = 0
+    longest = max(len(r.inputs) for r in data.records)
+    n_block = 8
+    while 2 * n_block <= min(longest // 3, 2 * int(choice.edges[-1])):
+        early, late = [], []
+        for times, residual in zip(data.times, data.residuals, strict=True):
+            early.append(residual[(times > n_block // 2) & (times <= n_block)])
+            late.append(residual[times > longest // 3])
+        early, late = np.concatenate(early), np.concatenate(late)
+        if len(early) > 3 and np.mean(early**2) > (1 + 6 * np.sqrt(2 / len(early))) * np.mean(
+            late**2
+        ):
+            n_skipped = n_block
+        n_block = int(np.ceil(1.3 * n_block))
+    return n_skipped
 
 
 def _assemble(
-    scales: _Scales, fits: list[_OutputFit], edges: np.ndarray, dt: float, initial_state: str
+    scales: _Scales,
+    sources: list[ExplicitRows],
+    choices: list[Choice],
+    edges: np.ndarray,
+    dt: float,
+    timescales: np.ndarray,
 ) -> KernelEstimate:
     p, n_in, n_out = len(edges) - 1, scales.n_inputs, scales.n_outputs
     q = p * n_in
-    timescales = _transient_timescales(scales.records, initial_state)
     kernel, stderr = np.empty((p, n_out, n_in)), np.empty((p, n_out, n_in))
     covariance, gram = np.empty((n_out, q, q)), np.empty((n_out, q, q))
     cross, power, count = np.empty((n_out, q)), np.empty(n_out), np.empty(n_out, dtype=np.int64)
     offset, offset_stderr, explained = np.empty(n_out), np.empty(n_out), np.empty(n_out)
     noise_std, evidence = np.empty(n_out), np.empty(n_out)
     transients = np.zeros((len(scales.records), len(timescales), n_out))
-    widths = np.repeat(np.diff(edges), n_in).astype(np.float64)
-    for o, fit in enumerate(fits):
-        rows = ExplicitRows(scales.records, o, scales.past, timescales)
-        design = rows.design(edges)
-        equations = rows.equations(design, fit.correlation_steps)
-        components = _scaled_components(edges, equations, n_in)
-        posterior = maximise_evidence(equations, components, n_groups=n_in, max_iterations=150)
+    # A constant shift of the input moves the offset by the shift times the step response.
+    static = np.tile(scales.x_mean / scales.x_std, p) * np.repeat(np.diff(edges), n_in)
+    for o, (data, choice) in enumerate(zip(sources, choices, strict=True)):
+        equations = data.equations(edges, choice.correlation)
+        posterior = posterior_of(data, edges, choice.correlation, max_iterations=150)
+        variance, y_std = posterior.noise_variance, scales.y_std[o]
         # From standardised step coefficients to ρ: unit output / (input time).
-        to_kernel = scales.y_std[o] / (np.tile(scales.x_std, p) * dt)
-        variance = posterior.noise_variance
-        mean = posterior.mean * to_kernel
+        to_kernel = y_std / (np.tile(scales.x_std, p) * dt)
         covariance[o] = posterior.covariance * np.outer(to_kernel, to_kernel)
-        kernel[:, o, :] = mean.reshape(p, n_in)
+        kernel[:, o, :] = (posterior.mean * to_kernel).reshape(p, n_in)
         stderr[:, o, :] = np.sqrt(np.maximum(np.diag(covariance[o]), 0)).reshape(p, n_in)
         gram[o] = equations.gram / np.outer(to_kernel, to_kernel) / variance
         cross[o] = equations.cross / to_kernel / variance
         power[o], count[o] = equations.power / variance, equations.n_samples
-        amplitudes, own, slope, fitted = rows.nuisance_fit(
-            design, posterior.mean, fit.correlation_steps
+        rest = data.nuisance_fit(edges, posterior.mean, choice.correlation)
+        offset[o] = scales.y_mean[o] + y_std * (rest.offset - static @ posterior.mean)
+        slope = rest.offset_slope - static
+        offset_stderr[o] = y_std * np.sqrt(
+            rest.offset_variance * variance + slope @ posterior.covariance @ slope
         )
-        static = np.tile(scales.x_mean / scales.x_std, p) * widths
-        slope = slope - static
-        offset[o] = scales.y_mean[o] + scales.y_std[o] * (amplitudes[0] - static @ posterior.mean)
-        offset_stderr[o] = scales.y_std[o] * np.sqrt(
-            own * variance + slope @ posterior.covariance @ slope
-        )
-        transients[:, :, o] = scales.y_std[o] * amplitudes[1:].reshape(transients.shape[:2])
-        residual = rows.values - fitted
-        explained[o] = 1 - residual.var() / rows.values.var()
-        noise_std[o] = scales.y_std[o] * np.sqrt(variance)
-        evidence[o] = posterior.log_evidence - len(rows.values) * np.log(scales.y_std[o])
-    correlation = np.array([fit.correlation_steps for fit in fits]) * dt
+        transients[:, :, o] = y_std * rest.transients
+        explained[o] = 1 - rest.residual_variance / rest.output_variance
+        noise_std[o] = y_std * np.sqrt(variance)
+        evidence[o] = posterior.log_evidence - data.n_rows * np.log(y_std)
+    correlation = np.array([choice.correlation for choice in choices]) * dt
     with np.errstate(divide="ignore"):
         autocorrelation = np.exp(-dt / correlation)
     return KernelEstimate(
@@ -361,7 +309,7 @@ def _assemble(
         offset=offset,
         offset_stderr=offset_stderr,
         noise=NoiseModel(
-            noise_std, correlation, autocorrelation, np.array([f.log_evidence_gain for f in fits])
+            noise_std, correlation, autocorrelation, np.array([c.evidence_gain for c in choices])
         ),
         horizon=float(edges[-1] * dt),
         dt=dt,
@@ -372,5 +320,8 @@ def _assemble(
         transient_amplitudes=transients,
         status=Status(),
         warnings=(),
-        stats={"n_samples": int(count.sum()), "n_evaluations": sum(f.n_evaluations for f in fits)},
+        stats={
+            "n_samples": int(count.sum()),
+            "n_evaluations": sum(c.n_evaluations for c in choices),
+        },
     )

@@ -35,7 +35,9 @@ def windowed(lags: np.ndarray, centre: float, spread: float, correlation: float)
     return np.outer(window, window) * (1 + distance) * np.exp(-distance)
 
 
-def mixture_components(edges: np.ndarray, *, n_per_decade: float = 3.0) -> np.ndarray:
+def mixture_components(
+    edges: np.ndarray, *, longest: float | None = None, n_per_decade: int = 3
+) -> np.ndarray:
     """Returns the covariances to be mixed, shape (component, p, p), on lag bins.
 
     Stable splines of first and second order over log-spaced decay rates, and windowed processes
@@ -43,6 +45,8 @@ def mixture_components(edges: np.ndarray, *, n_per_decade: float = 3.0) -> np.nd
 
     Args:
         edges: edges of the lag bins in steps, shape (p + 1,).
+        longest: longest lag the prior speaks of, in steps (default: the last edge). The same
+            value for several horizons makes their evidence comparable.
         n_per_decade: decay rates per factor ten.
 
     Returns:
@@ -50,14 +54,14 @@ def mixture_components(edges: np.ndarray, *, n_per_decade: float = 3.0) -> np.nd
     """
     edges = np.asarray(edges, dtype=np.float64)
     lags = 0.5 * (edges[:-1] + edges[1:])
-    longest = max(edges[-1], 2.0)
-    n_rates = max(3, int(np.ceil(n_per_decade * np.log10(longest / 0.5))) + 1)
-    timescales = np.geomspace(0.5, longest, n_rates)
+    longest = max(edges[-1] if longest is None else longest, 2.0)
+    n_rates = max(2, int(np.ceil(n_per_decade * np.log10(longest / 0.5)))) + 1
+    timescales = 0.5 * 10 ** (np.arange(n_rates) / n_per_decade)
     components = [tuned_correlated(lags, 1 / timescale) for timescale in timescales]
     components += [stable_spline(lags, 0.5 / timescale) for timescale in timescales[1:]]
     if longest > 4:
-        n_windows = max(2, int(np.ceil(np.log2(longest / 2))))
-        for centre in np.geomspace(2.0, longest / np.sqrt(2), n_windows):
+        for octave in range(1, int(np.ceil(np.log2(longest)))):
+            centre = 2.0**octave
             components += [
                 windowed(lags, centre, 0.35, max(fraction * centre, 0.7))
                 for fraction in (0.03, 0.15)

@@ -1,0 +1,160 @@
+"""What the evidence decides: lag bins, noise correlation, horizon."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import scipy.optimize
+
+from recollect.memory._evidence import NormalEquations, Posterior, maximise_evidence
+from recollect.memory._lag_grid import graded_edges
+from recollect.memory._prior import mixture_components
+from recollect.memory._rows import NuisanceFit
+
+_COARSE = {"n_fine": 16, "n_per_octave": 8}
+_DECAYS = (0.2, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99)
+_MAX_BINS = 700
+
+
+class RegressionData(Protocol):
+    """Where normal equations come from: explicit rows or running sums."""
+
+    n_inputs: int
+    n_rows: int
+
+    @property
+    def typical_gap(self) -> float: ...
+
+    def equations(self, edges: np.ndarray, correlation: float) -> NormalEquations: ...
+
+    def nuisance_fit(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> NuisanceFit: ...
+
+    def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The model the evidence prefers for one output.
+
+    Attributes:
+        edges: of the lag bins, in steps.
+        correlation: e-folding time of the noise in steps (0 for white).
+        evidence_gain: log evidence of correlated over white noise.
+        is_saturated: False if more lags than were allowed would raise the evidence.
+        n_evaluations: of the marginal likelihood.
+    """
+
+    edges: np.ndarray
+    correlation: float
+    evidence_gain: float
+    is_saturated: bool
+    n_evaluations: int
+
+
+def scaled_components(edges: np.ndarray, equations: NormalEquations, n_inputs: int) -> np.ndarray:
+    """Returns the mixture's covariances, each scaled to give the data's rows unit power."""
+    components = mixture_components(edges, longest=longest)
+    p = len(edges) - 1
+    gram = equations.gram.reshape(p, n_inputs, p, n_inputs)
+    mean_gram = np.trace(gram, axis1=1, axis2=3) / n_inputs
+    power = components.reshape(len(components), -1) @ mean_gram.ravel() / equations.n_samples
+    # A component that lives beyond the last bin has no power there, and gets no say.
+    return components / np.maximum(power, 1e-6 * power.max())[:, None, None]
+
+
+def posterior_of(
+    data: RegressionData,
+    edges: np.ndarray,
+    correlation: float,
+    *,
+    longest: float | None = None,
+    max_iterations: int = 60,
+) -> Posterior:
+    """Returns the posterior on the bins between `edges` at the best mixture weights."""
+    equations = data.equations(edges, correlation)
+    components = scaled_components(edges, equations, data.n_inputs, longest)
+    return maximise_evidence(
+        equations, components, n_groups=data.n_inputs, max_iterations=max_iterations
+    )
+
+
+def choose(data: RegressionData, longest: int, *, is_fixed: bool, noise: str) -> Choice:
+    """Returns bins, noise correlation and horizon by evidence.
+
+    Bins are refined where the residual still correlates with the input at single lags; the noise
+    model is judged on bins that resolve the kernel, because unresolved structure looks like
+    correlated noise and correlated noise looks like memory; the horizon is the shortest that
+    loses no evidence.
+    """
+    n_evaluations = 0
+
+    def attempt(edges: np.ndarray, correlation: float) -> Posterior:
+        nonlocal n_evaluations
+        posterior = posterior_of(data, edges, correlation, longest=longest)
+        n_evaluations += posterior.n_iterations
+        return posterior
+
+    edges = graded_edges(longest, **_COARSE)
+    correlation, gain = 0.0, 0.0
+    for _ in range(6):
+        posterior = attempt(edges, correlation)
+        finer = _refined(edges, data.score(edges, posterior.mean, correlation))
+        if len(finer) == len(edges) or len(finer) * data.n_inputs > _MAX_BINS:
+            break
+        edges = finer
+
+    if noise != "white":
+        gap = data.typical_gap
+        white = attempt(edges, 0.0).log_evidence
+        times = [-gap / np.log(decay) for decay in _DECAYS]
+        evidence = [attempt(edges, time).log_evidence for time in times]
+        best = int(np.argmax(evidence))
+        gain = evidence[best] - white
+        if noise == "correlated" or gain > 2.0:
+            low = times[best - 1] if best else times[0] / 3
+            high = times[best + 1] if best + 1 < len(times) else times[-1] * 4
+            found = scipy.optimize.minimize_scalar(
+                lambda log_time: -attempt(edges, float(np.exp(log_time))).log_evidence,
+                bounds=(np.log(low), np.log(high)),
+                method="bounded",
+                options={"maxiter": 9, "xatol": 0.03},
+            )
+            correlation, gain = float(np.exp(found.x)), float(-found.fun) - white
+
+    n = longest
+    if not is_fixed:
+        best_so_far = attempt(edges, correlation).log_evidence
+        while n > 8:
+            half = max(n // 2, 4)
+            shorter = attempt(_cut(edges, half), correlation).log_evidence
+            if shorter < best_so_far - 1.0:
+                break
+            n, best_so_far = half, max(best_so_far, shorter)
+    fine = np.union1d(_cut(edges, n), graded_edges(n))
+    return Choice(fine, correlation, gain, n < longest, n_evaluations)
+
+
+def _cut(edges: np.ndarray, n: int) -> np.ndarray:
+    return np.union1d(edges[edges < n], [n])
+
+
+def _refined(edges: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Returns bins split where the score stands out of its own noise at single lags."""
+    spread = 1.4826 * np.median(np.abs(score), axis=0)
+    height = (np.abs(score) / np.maximum(spread, 1e-300)).max(axis=1)
+    widths = np.diff(edges)
+    peak = np.maximum.reduceat(height, edges[:-1])
+    flagged = (peak > 4.5) & (widths > 1)
+    if not flagged.any():
+        return edges
+    # The strongest first, so that a limit on the number of bins keeps what matters.
+    order = np.flatnonzero(flagged)[np.argsort(-peak[flagged])][:40]
+    added = [edges]
+    for b in order:
+        step = max(1, int(widths[b]) // 6)
+        added.append(np.arange(edges[b], edges[b + 1], step))
+    return np.unique(np.concatenate(added))
