@@ -93,9 +93,9 @@ class TwoTanks(AbstractFunctional):
         *,
         tank_area: float = 50.0,
         outlet_area: float = 0.126,
-        height: float = 30.0,
+        height: float = 20.0,
         pump_gain: float = 5.0,
-        sensor_gain: float = 1 / 3,
+        sensor_gain: float = 0.5,
         spill_share: float = 0.5,
         longest_step: float = 0.5,
     ):
@@ -177,8 +177,8 @@ def simulate_two_tanks(
     *,
     n_samples: int = 1024,
     dt: float = 4.0,
-    mean_voltage: float = 3.6,
-    voltage_std: float = 1.3,
+    mean_voltage: float = 4.1,
+    voltage_std: float = 1.8,
     bandwidth: float = 0.0144,
     noise_std: float = 0.03,
     flow_noise_std: float = 0.4,
@@ -191,7 +191,7 @@ def simulate_two_tanks(
     The pump is driven by a random-phase multisine (all harmonics of the record up to
     `bandwidth`, clipped to 0-8 V); the test experiment has other phases. Flows are disturbed by
     white noise and the sensor adds more. Both experiments start from the same levels, which
-    the user of the data does not know. About one sample in ten is spent near overflow.
+    the user of the data does not know. The upper tank is full in about one sample of twelve.
 
     Args:
         n_samples: samples per experiment.
