@@ -235,7 +235,8 @@ class _Worker:
         # Several processes on one accelerator would fight for its memory.
         environment.setdefault("JAX_PLATFORMS", "cpu")
         command = [sys.executable, "-c", "from recollect.study._worker import main; main()"]
-        for _ in range(_LARGEST_FALSE_START):
+        false_starts = 0.0
+        while false_starts < _LARGEST_FALSE_START:
             self._process = subprocess.Popen(
                 [*command, str(self._core)],
                 stdin=subprocess.PIPE,
@@ -243,26 +244,32 @@ class _Worker:
                 env=environment,
             )
             if self.is_closing:
-                self.kill()
+                raise RuntimeError("the run is over")
             try:
                 _send(self._process, recipe)
                 answer, content = _receive(self._process)
             except (EOFError, OSError, pickle.UnpicklingError):
-                self._end()
+                code = self._end()
+                # A process that something else killed says little about the next one.
+                false_starts += 0.1 if code is not None and code < 0 else 1
                 continue
             if answer == "error":
                 raise RuntimeError(f"a worker process could not load the study: {content}")
             return self._process
         raise RuntimeError("worker processes die while starting; what they said is above")
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
+        """Returns the exit code of the process, killed if it has not ended by itself."""
         process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
-            process.wait()
+        if process is None:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.kill()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        return process.wait()
 
 
 def _send(process: subprocess.Popen[bytes], message: Any) -> None:

@@ -33,6 +33,7 @@ _APPLICATION_ID = 0x7265636F  # "reco"
 _LARGE_ARRAYS = 64 * 1024  # bytes; above this a trial's arrays go to a file of their own
 _HEARTBEAT = 5.0  # seconds
 _STALE = 60.0  # seconds
+_HOLDERS: set[str] = set()  # leases held in this process
 
 _TABLES = """
 CREATE TABLE description (one INTEGER PRIMARY KEY CHECK (one = 1), text TEXT NOT NULL);
@@ -126,6 +127,7 @@ class Ledger:
         if self._heartbeat is not None:
             self._heartbeat.join()
         if self._holder:
+            _HOLDERS.discard(self._holder)
             with contextlib.suppress(sqlite3.Error):
                 self._db.execute("DELETE FROM lease WHERE holder = ?", (self._holder,))
             self._holder = ""
@@ -221,13 +223,14 @@ class Ledger:
             # Not before: the version is then in the main file itself, where it is read as bytes.
             self._db.execute("PRAGMA journal_mode = WAL")
             with self._transaction():
-                lease = self._db.execute("SELECT host, process, heartbeat FROM lease").fetchone()
-                word = _judge_lease(lease, now) if lease else ""
+                lease = self._db.execute("SELECT * FROM lease").fetchone()
+                word = _judge_lease(*lease[1:], now=now) if lease else ""
                 self._db.execute(
                     "INSERT OR REPLACE INTO lease VALUES (1, ?, ?, ?, ?)",
                     (holder, _host(), _process(os.getpid()), now),
                 )
             self._holder = holder
+            _HOLDERS.add(holder)
             self._sweep_arrays()
         if word:
             warnings.warn(word, stacklevel=3)
@@ -264,7 +267,7 @@ class Ledger:
 
             def entries() -> Iterator[tuple[int, str]]:
                 nonlocal entry
-                for entry in enumerate(trial_ids):
+                for entry in enumerate(trial_ids):  # noqa: UP028  (the last one is named in the error)
                     yield entry
 
             try:
@@ -448,11 +451,12 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
-def _judge_lease(lease: tuple[str, str, float], now: float) -> str:
-    host, process, heartbeat = lease
+def _judge_lease(holder: str, host: str, process: str, heartbeat: float, *, now: float) -> str:
     age = max(now - heartbeat, 0.0)
-    pid = process.split(":")[0]
-    if host == _host() and process != _process(int(pid)):
+    pid = int(process.split(":")[0])
+    if host == _host() and pid == os.getpid() and holder not in _HOLDERS:
+        return ""  # ours, from a run that a full disk kept from giving its lease back
+    if host == _host() and process != _process(pid):
         return f"ledger: took over from a driver that died (process {pid}, {age:.0f} s ago)"
     if age > _STALE:
         return f"ledger: took over from a driver that was silent for {age:.0f} s (process {pid})"

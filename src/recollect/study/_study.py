@@ -193,7 +193,7 @@ class Study:
             for name in self.compiled:
                 if name not in names and name not in self._defaults():
                     raise invalid(
-                        "compiled", "parameters of the grid", repr(name), did_you_mean(name, names)
+                        "compiled", "parameters of the grid", repr(name), did_you_mean(name, known)
                     )
 
     def _defaults(self) -> Parameters:

@@ -1,0 +1,246 @@
+"""`recollect study …` and `recollect reproduce`: parses and calls."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+study_app = typer.Typer(
+    name="study",
+    help="Run sweeps: a study file says what to try, a ledger keeps the results.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Ledger = Annotated[
+    Path | None, typer.Option("--ledger", help="SQLite file. Default: FILE with suffix .sqlite.")
+]
+_Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes, each on one core. 0: this process.")
+]
+_Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", help="Dask scheduler, such as tcp://host:8786.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+_Source = Annotated[Path, typer.Argument(help="A study file (.py) or a ledger.")]
+
+
+@study_app.command("run")
+def run_command(
+    file: Annotated[Path, typer.Argument(help="Python file that defines a Study.")],
+    ledger: _Ledger = None,
+    workers: _Workers = 0,
+    scheduler: _Scheduler = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed trials again.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Run what the ledger does not hold yet; safe to interrupt and to repeat."""
+    _take_the_process(workers, scheduler)
+    from recollect.study import judge, load_study, run
+
+    study = load_study(file)
+    path = ledger or file.with_suffix(".sqlite")
+    with _words_on_stderr():
+        completion = run(study, path, n_workers=workers, scheduler=scheduler, retry_failed=retry)
+    verdicts = judge(study, path)
+    if as_json:
+        _print_json(
+            "recollect.study_run",
+            {
+                "study": study.name,
+                "trials": completion.n_trials,
+                "run": completion.n_run,
+                "counts": completion.counts,
+                "seconds": completion.seconds,
+                "status": completion.status.record(),
+                "verdicts": [verdict.record() for verdict in verdicts],
+            },
+        )
+    else:
+        typer.echo(
+            f"{study.name}: {completion.n_run} of {completion.n_trials} trials run in "
+            f"{completion.seconds:.1f} s, {completion.n_failed} failed"
+        )
+        _print_verdicts(verdicts)
+        typer.echo(f"ledger: {path}")
+    if completion.n_failed:
+        raise typer.Exit(1)
+
+
+@study_app.command("status")
+def status_command(source: _Source, ledger: _Ledger = None, as_json: _Json = False) -> None:
+    """Say how many trials are done, missing and failed."""
+    from recollect.study import Ledger
+
+    path = _ledger_of(source, ledger)
+    with Ledger(path, must_exist=True) as book:
+        name, counts, seconds = book.description().get("name", ""), book.count(), book.seconds()
+        failed = [] if not counts.get("failed") else _failed_trials(book)
+    if as_json:
+        record = {"study": name, "counts": counts, "seconds": seconds, "failed": failed}
+        _print_json("recollect.study_status", record)
+        return
+    words = ", ".join(f"{number} {key.replace('_', ' ')}" for key, number in counts.items())
+    typer.echo(f"{name}: {words} ({seconds:.1f} s of computing)")
+    for entry in failed[:10]:
+        typer.echo(f"  failed: {entry['parameters']} seed {entry['seed']}: {entry['message']}")
+    if len(failed) > 10:
+        typer.echo(f"  and {len(failed) - 10} more (--json lists them)")
+
+
+@study_app.command("results")
+def results_command(source: _Source, ledger: _Ledger = None, as_json: _Json = False) -> None:
+    """Print the results, one line per trial; arrays are left to `export`."""
+    from recollect.study import Ledger
+
+    path = _ledger_of(source, ledger)
+    with Ledger(path, must_exist=True) as book:
+        units = book.description().get("units", {})
+        records = (
+            {
+                "parameters": row.parameters,
+                "seed": row.seed,
+                "metrics": row.metrics,
+                "status": row.status.record(),
+                "seconds": row.seconds,
+            }
+            for row in book.rows(with_arrays=False)
+        )
+        if as_json:
+            _print_json("recollect.study_results", {"units": units, "trials": list(records)})
+            return
+        for record in records:
+            values = {**record["parameters"], "seed": record["seed"], **record["metrics"]}
+            line = "  ".join(f"{key}={_short(value)}" for key, value in values.items())
+            status = record["status"]
+            typer.echo(
+                line
+                if status["code"] == "ok"
+                else f"{line}  [{status['code']}: {status['message']}]"
+            )
+
+
+@study_app.command("export")
+def export_command(
+    source: _Source,
+    out: Annotated[Path, typer.Option("--out", help="results.nc (everything) or results.csv.")],
+    ledger: _Ledger = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
+) -> None:
+    """Write the results as NetCDF or CSV."""
+    from recollect.study import export
+
+    typer.echo(str(export(_ledger_of(source, ledger), out, overwrite=force)))
+
+
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Catalogue entries; none: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller grids, same claims.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for figures, data and verdicts.")
+    ] = Path("recollect-reproduction"),
+    workers: _Workers = 0,
+    scheduler: _Scheduler = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Name the entries and stop.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Reproduce published figures: run their studies, draw them, and judge each claim."""
+    from recollect.study.catalogue import ENTRIES
+
+    if show_list:
+        typer.echo("\n".join(ENTRIES))
+        return
+    _take_the_process(workers, scheduler)
+    from recollect.study._reproduce import reproduce as run_entries
+    from recollect.study._reproduce import verdict_record
+
+    def begin(name: str) -> None:
+        if sys.stderr.isatty():
+            typer.echo(name, err=True)
+
+    with _words_on_stderr():
+        done = run_entries(
+            names or (), out=out, quick=quick, n_workers=workers, scheduler=scheduler, begin=begin
+        )
+    if as_json:
+        typer.echo(json.dumps(verdict_record(done), indent=2))
+    else:
+        for entry in done:
+            typer.echo(f"{entry.name}: {entry.folder}")
+            _print_verdicts(entry.verdicts)
+    if any(entry.n_failed for entry in done):
+        raise typer.Exit(1)
+
+
+def _take_the_process(workers: int, scheduler: str | None) -> None:
+    # Here the process is ours: one XLA thread, so that results are those of the workers.
+    if not workers and scheduler is None:
+        os.environ.setdefault("NPROC", "1")
+
+
+def _ledger_of(source: Path, ledger: Path | None) -> Path:
+    if ledger is not None:
+        return ledger
+    return source.with_suffix(".sqlite") if source.suffix == ".py" else source
+
+
+def _failed_trials(book: Any) -> list[dict[str, Any]]:
+    return [
+        {"parameters": row.parameters, "seed": row.seed, "message": row.status.message}
+        for row in book.rows(with_arrays=False)
+        if row.status.code == "failed"
+    ]
+
+
+def _print_verdicts(verdicts: Any) -> None:
+    for verdict in verdicts:
+        typer.echo(
+            f"  {verdict.verdict}: {verdict.claim} (expected {verdict.relation.replace('_', ' ')} "
+            f"{_short(verdict.expected)} ± {_short(verdict.tolerance)}, "
+            f"measured {_short(verdict.measured)}; {verdict.reason})"
+        )
+
+
+def _print_json(schema: str, content: dict[str, Any]) -> None:
+    record = {"schema": schema, "version": 1, "unit": "s", **content}
+    typer.echo(json.dumps(_without_infinities(record), indent=2, allow_nan=False))
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_infinities(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_infinities(entry) for entry in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@contextlib.contextmanager
+def _words_on_stderr() -> Iterator[None]:
+    plain = warnings.showwarning
+
+    def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:
+        if str(message).startswith("ledger:"):
+            typer.echo(f"note: {message}", err=True)
+        else:
+            plain(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

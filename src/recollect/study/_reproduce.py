@@ -1,0 +1,123 @@
+"""The papers' figures, run through the ledger and judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recollect._core._check import did_you_mean, invalid
+from recollect.study._claims import Verdict
+from recollect.study._ledger import write_whole
+from recollect.study._results import export, to_xarray
+from recollect.study._run import judge, run
+from recollect.study._study import Study
+from recollect.study.catalogue import ENTRIES
+
+VERDICTS_SCHEMA = "recollect.verdicts"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduction:
+    """What became of one catalogue entry.
+
+    Args:
+        verdicts: on its claims.
+        name: of the entry.
+        folder: where its figure, data and ledger are.
+        n_failed: trials that failed.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    name: str
+    folder: Path
+    n_failed: int
+
+
+def reproduce(
+    names: Sequence[str] = (),
+    *,
+    out: str | Path,
+    quick: bool = False,
+    n_workers: int = 0,
+    scheduler: Any = None,
+    begin: Callable[[str], None] | None = None,
+) -> tuple[Reproduction, ...]:
+    """Returns the verdicts on published claims, after running the studies behind them.
+
+    Each entry gets a folder with `ledger.sqlite`, `data.nc`, `data.csv` and `figure.svg`;
+    `verdicts.json` lists every verdict. Run again with the same folder, only what is missing runs.
+
+    Args:
+        names: entries of the catalogue; none means all of them.
+        out: folder, made if it is not there.
+        quick: smaller grids that show the same claims.
+        n_workers: as for `run`.
+        scheduler: as for `run`.
+        begin: called with each name before it starts.
+
+    Raises:
+        ValueError: for a name the catalogue does not have.
+    """
+    for name in names:
+        if name not in ENTRIES:
+            raise invalid(
+                "name", "one of " + ", ".join(ENTRIES), repr(name), did_you_mean(name, ENTRIES)
+            )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    finished = []
+    for name in names or ENTRIES:
+        if begin is not None:
+            begin(name)
+        entry = importlib.import_module(ENTRIES[name])
+        finished.append(
+            _reproduce_one(name, entry, out / name, quick, n_workers=n_workers, scheduler=scheduler)
+        )
+    content = json.dumps(verdict_record(finished), indent=2) + "\n"
+    write_whole(out / "verdicts.json", content.encode())
+    return tuple(finished)
+
+
+def verdict_record(reproductions: Sequence[Reproduction]) -> dict[str, Any]:
+    """Returns the verdict list as a JSON object."""
+    return {
+        "schema": VERDICTS_SCHEMA,
+        "version": 1,
+        "unit": "s",
+        "verdicts": [
+            {"entry": entry.name, **verdict.record()}
+            for entry in reproductions
+            for verdict in entry.verdicts
+        ],
+    }
+
+
+def _reproduce_one(
+    name: str, entry: Any, folder: Path, quick: bool, *, n_workers: int, scheduler: Any
+) -> Reproduction:
+    folder.mkdir(exist_ok=True)
+    ledger = folder / "ledger.sqlite"
+    study: Study = entry.build_study(quick=quick)
+    completion = run(study, ledger, n_workers=n_workers, scheduler=scheduler)
+    for suffix in (".nc", ".csv"):
+        export(ledger, folder / f"data{suffix}", overwrite=True)
+    write_whole(folder / "figure.svg", _svg(entry.draw, to_xarray(ledger), name))
+    return Reproduction(judge(study, ledger), name, folder, completion.n_failed)
+
+
+def _svg(draw: Callable[[Any, Any], None], results: Any, name: str) -> bytes:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # Text stays text, and the same data give the same bytes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        draw(figure, results)
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()
