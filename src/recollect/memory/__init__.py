@@ -8,5 +8,22 @@ from recollect.memory._estimate import (
     NoiseModel,
     estimate_kernel,
 )
+from recollect.memory._law import LagInterval, MemoryLaw, estimate_law
+from recollect.memory._theory import (
+    predict_exponential_order,
+    predict_memory,
+    predict_quantile_lag,
+)
 
-__all__ = ["KernelEstimate", "KernelStatistics", "NoiseModel", "estimate_kernel"]
+__all__ = [
+    "KernelEstimate",
+    "KernelStatistics",
+    "LagInterval",
+    "MemoryLaw",
+    "NoiseModel",
+    "estimate_kernel",
+    "estimate_law",
+    "predict_exponential_order",
+    "predict_memory",
+    "predict_quantile_lag",
+]
