@@ -78,7 +78,8 @@ class _Reduced:
     def factor(self, weights: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
         prior = self.covariance(weights)
         inner = self.root.T @ (prior @ self.root)
-        inner[np.diag_indices(self.n_kept)] += variance
+        # Rounding of the product must not make it indefinite when the noise is very small.
+        inner[np.diag_indices(self.n_kept)] += variance + 1e-14 * np.trace(inner)
         return prior, np.linalg.cholesky(inner)
 
     def negative(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -142,7 +143,7 @@ def maximise_evidence(
         variance = 0.3 * per_sample
     else:
         weights, variance = start
-    floor, ceiling = np.log(1e-14 * per_sample), np.log(1e6 * per_sample)
+    floor, ceiling = np.log(1e-12 * per_sample), np.log(1e4 * per_sample)
     theta = np.concatenate([np.log(np.maximum(weights, 1e-300)).ravel(), [np.log(variance)]])
     theta = np.clip(theta, floor, ceiling)
     best = scipy.optimize.minimize(

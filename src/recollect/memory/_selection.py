@@ -16,6 +16,8 @@ from recollect.memory._rows import NuisanceFit
 _COARSE = {"n_fine": 16, "n_per_octave": 8}
 _DECAYS = (0.2, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99)
 _MAX_BINS = 700
+# Log evidence that must be lost before a longer horizon is worth its freedom.
+_LOSS = 3.0
 
 
 class RegressionData(Protocol):
@@ -55,7 +57,9 @@ class Choice:
     n_evaluations: int
 
 
-def scaled_components(edges: np.ndarray, equations: NormalEquations, n_inputs: int) -> np.ndarray:
+def scaled_components(
+    edges: np.ndarray, equations: NormalEquations, n_inputs: int, longest: float | None = None
+) -> np.ndarray:
     """Returns the mixture's covariances, each scaled to give the data's rows unit power."""
     components = mixture_components(edges, longest=longest)
     p = len(edges) - 1
@@ -125,17 +129,21 @@ def choose(data: RegressionData, longest: int, *, is_fixed: bool, noise: str) ->
             )
             correlation, gain = float(np.exp(found.x)), float(-found.fun) - white
 
-    n = longest
+    n, is_saturated = longest, False
     if not is_fixed:
         best_so_far = attempt(edges, correlation).log_evidence
         while n > 8:
             half = max(n // 2, 4)
             shorter = attempt(_cut(edges, half), correlation).log_evidence
-            if shorter < best_so_far - 1.0:
+            if shorter < best_so_far - _LOSS:
                 break
             n, best_so_far = half, max(best_so_far, shorter)
+        is_saturated = n < longest
+        # Twice the shortest sufficient horizon: a cut right behind what can be seen would hide
+        # how uncertain the tail is, and costs nothing to avoid.
+        n = min(2 * n, longest)
     fine = np.union1d(_cut(edges, n), graded_edges(n))
-    return Choice(fine, correlation, gain, n < longest, n_evaluations)
+    return Choice(fine, correlation, gain, is_saturated or is_fixed, n_evaluations)
 
 
 def _cut(edges: np.ndarray, n: int) -> np.ndarray:
