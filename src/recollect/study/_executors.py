@@ -37,6 +37,7 @@ _BATCH_SECONDS = 0.05  # of work per message and per commit: what a crash may co
 _LARGEST_BATCH = 256
 _LARGEST_LOSS = 3  # workers a trial may take down before it is given up
 _LARGEST_FALSE_START = 5
+_CONNECT_SECONDS = 20
 
 
 def run_here(call: Call, trials: Iterator[Trial]) -> Iterator[Finished]:
@@ -120,7 +121,7 @@ def run_on_dask(recipe: Recipe, trials: Iterator[Trial], *, address: Any) -> Ite
             "pip install 'recollect[cluster]'"
         ) from None
     own = not isinstance(address, Client)
-    client = Client(address, timeout=20, set_as_default=False) if own else address
+    client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False) if own else address
     batches = _Batches(trials)
     waiting: dict[Any, Batch] = {}
     finished = as_completed(loop=client.loop)

@@ -44,21 +44,22 @@ def to_xarray(ledger: str | Path) -> xarray.Dataset:
     for name in _names(rows, lambda row: row.metrics):
         values = [row.metrics.get(name, math.nan) for row in rows]
         variables[name] = (layout.dims, layout.spread(_column(values)))
-    lags: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     for name in _names(rows, lambda row: row.arrays):
         dims = tuple(description.get("dimensions", {}).get(name, ()))
         arrays = [row.arrays.get(name) for row in rows]
-        n_dims = max(array.ndim for array in arrays if array is not None)
+        present = [array for array in arrays if array is not None]
+        n_dims = max(array.ndim for array in present)
         if len(dims) != n_dims:
             dims = tuple(f"{name}_{axis}" for axis in range(n_dims))
-        if dims == (name,) and _all_equal(arrays):
-            lags[name] = (dims, arrays[0])
+        if dims == (name,) and _all_equal(present):
+            shared[name] = (dims, present[0])
         else:
             label = f"{name}_values" if name in dims else name
             variables[label] = ((*layout.dims, *dims), layout.spread(_padded(arrays)))
     variables["status"] = (layout.dims, layout.spread(np.array([r.status.code for r in rows], "U")))
     variables["seconds"] = (layout.dims, layout.spread(np.array([r.seconds for r in rows], float)))
-    dataset = xarray.Dataset(variables, {**layout.coordinates, **lags})
+    dataset = xarray.Dataset(variables, {**layout.coordinates, **shared})
     for name in dataset.variables:
         if name in units:
             dataset[name].attrs["units"] = units[name]
@@ -168,12 +169,8 @@ def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _all_equal(arrays: list[np.ndarray | None]) -> bool:
-    first = arrays[0]
-    return all(
-        a is not None and first is not None and a.shape == first.shape and np.array_equal(a, first)
-        for a in arrays
-    )
+def _all_equal(arrays: list[np.ndarray]) -> bool:
+    return all(a.shape == arrays[0].shape and np.array_equal(a, arrays[0]) for a in arrays)
 
 
 def _padded(arrays: list[np.ndarray | None]) -> np.ndarray:

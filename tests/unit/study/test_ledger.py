@@ -98,7 +98,7 @@ def test_a_newer_schema_is_refused_untouched(tmp_path):
         assert not path.with_name(path.name + suffix).exists()
     before, modified = path.read_bytes(), path.stat().st_mtime_ns
     for use in (lambda: run(make(5), path), lambda: to_xarray(path)):
-        with pytest.raises(ValueError, match="schema 99.*update recollect; the file is untouched"):
+        with pytest.raises(ValueError, match=r"schema 99.*update recollect; the file is untouched"):
             use()
     assert path.read_bytes() == before
     assert path.stat().st_mtime_ns == modified
@@ -227,7 +227,7 @@ def test_a_full_database_loses_nothing(tmp_path, monkeypatch):
         return db
 
     monkeypatch.setattr(Ledger, "_connect", cramped)
-    with pytest.raises(OSError, match="disk is full.*committed so far is safe"):
+    with pytest.raises(OSError, match=r"disk is full.*committed so far is safe"):
         run(make(2000), path)
     monkeypatch.undo()
     kept = rows(path)
@@ -283,7 +283,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert run(study, path).n_run == 5000 - n_kept
         assert len(rows(path)) == 5000
         large_study = Study("s", large, product(i=range(200)))  # 160 kB each, in files
-        with pytest.raises(OSError, match="full|space"):
+        with pytest.raises(OSError, match=r"full|space"):
             run(large_study, disk / "t.sqlite")
         for row in rows(disk / "t.sqlite"):
             assert (row.arrays["field"] == row.parameters["i"]).all()

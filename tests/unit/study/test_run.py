@@ -86,7 +86,9 @@ def test_zero_trials(tmp_path):
 
 def test_duplicate_trials_are_named_before_anything_runs(tmp_path):
     study = Study("s", counted, points([{"i": 1}, {"i": 2}, {"i": 1}]))
-    with pytest.raises(ValueError, match="trial 2: expected trials that differ, got .* as trial 0"):
+    with pytest.raises(
+        ValueError, match=r"trial 2: expected trials that differ, got .* as trial 0"
+    ):
         run(study, tmp_path / "s.sqlite")
     assert CALLS == []
     # An earlier plan survives a refused one.
@@ -321,7 +323,7 @@ def test_a_worker_that_cannot_load_the_study_stops_the_run(write_study, tmp_path
             """.replace("PARENT", str(os.getpid()))
         )
     )
-    with pytest.raises(RuntimeError, match="could not load the study.*not here"):
+    with pytest.raises(RuntimeError, match=r"could not load the study.*not here"):
         run(study, tmp_path / "s.sqlite", n_workers=1)
     assert rows(tmp_path / "s.sqlite") == []
 
