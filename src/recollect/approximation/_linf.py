@@ -1,0 +1,541 @@
+"""Fits in the largest error: a certified exchange for completely monotone kernels, else descent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import scipy.interpolate
+import scipy.optimize
+
+from recollect._core._check import (
+    host_float64,
+    invalid,
+    require_choice,
+    require_count,
+    wrong_type,
+)
+from recollect._core._references import references
+from recollect._core._status import Status
+from recollect.approximation._l2 import Sections, refine_sections
+
+_EPS = float(np.finfo(np.float64).eps)
+_POINTS_PER_DECADE = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class MinimaxSum:
+    """A positive exponential sum that levels its error, with a certificate of how good it is.
+
+    `Σ_i start_amplitudes_i e^{-rates_i (t - start)}` on `[start, stop]`.
+
+    Args:
+        rates: w_i > 0, shape (width,), fastest first, in 1/time.
+        start_amplitudes: amplitudes at lag `start`, shape (width,), all positive.
+        error: the largest error (relative to the kernel if so asked) on the interval.
+        bound: no sum of `width` exponentials with real rates has a smaller one
+            (de la Vallée-Poussin: the error alternates 2 width + 1 times at least this far).
+        alternation: the 2 width + 1 lags where the error alternates.
+        start: first lag of the interval.
+        stop: last lag of the interval, possibly infinite.
+        status: `ok` if error and bound agree, else how far float64 came.
+        stats: exchanges, widths passed through, relative gap between error and bound.
+    """
+
+    rates: np.ndarray
+    start_amplitudes: np.ndarray
+    error: float
+    bound: float
+    alternation: np.ndarray
+    start: float
+    stop: float
+    status: Status
+    stats: Mapping[str, Any]
+
+    @property
+    def amplitudes(self) -> np.ndarray:
+        """Amplitudes at lag zero, shape (width,): infinite where e^(rate * start) overflows."""
+        with np.errstate(over="ignore"):
+            return self.start_amplitudes * np.exp(self.rates * self.start)
+
+    def values(self, lags: Any) -> np.ndarray:
+        """Returns the sum at `lags`, shape (lag,)."""
+        lags = host_float64("lags", lags, owner="MinimaxSum.values")
+        return np.exp(-np.multiply.outer(lags - self.start, self.rates)) @ self.start_amplitudes
+
+
+@references("braess1986nonlinear", "braess2005approximation")
+def fit_minimax_sum(
+    kernel: Callable[[np.ndarray], Any] | Any,
+    *,
+    width: int,
+    start: float = 0.0,
+    stop: float = math.inf,
+    weights: str = "absolute",
+) -> MinimaxSum:
+    """Returns the exponential sum with the smallest largest error on an interval, certified.
+
+    For a completely monotone kernel the best sum of `width` exponentials is the one whose error
+    takes its largest size at 2 width + 1 lags with alternating sign; it has positive amplitudes.
+    It is found by least squares whose weights level the ripples, then by a Remez exchange with
+    Newton's method in (log c, log w), in extended precision where the machine has it.
+
+    Args:
+        kernel: lags (n,) -> values (n,), or a linear functional with one input and output;
+            completely monotone on the interval.
+        width: number of exponentials.
+        start: first lag of the interval.
+        stop: last lag; infinite for the half line, where the kernel must decay to zero.
+        weights: "absolute" for max |ρ - ρ̂|, "relative" for max |ρ - ρ̂| / ρ.
+
+    Returns:
+        Rates and amplitudes; `error` and `bound` enclose the optimum over all sums with real
+        rates.
+
+    Raises:
+        ValueError: if the kernel is not positive and decreasing on the interval, or the interval
+            is empty, or relative weights are asked for on the half line.
+    """
+    width = require_count("width", width)
+    require_choice("weights", weights, ("absolute", "relative"))
+    start, stop = float(start), float(stop)
+    if not (math.isfinite(start) and start >= 0 and stop > start):
+        raise invalid("start, stop", "0 <= start < stop", f"start={start}, stop={stop}")
+    if weights == "relative" and math.isinf(stop):
+        raise invalid(
+            "stop",
+            "a finite lag for relative weights",
+            stop,
+            "no exponential sum follows a heavy tail for ever: state where to stop",
+        )
+    values = _scalar_kernel(kernel)
+    problem = _leveling_problem(values, start, stop, is_relative=weights == "relative")
+    level, seen = _level_up(problem, width)
+    gap = level.error / level.bound - 1 if level.bound > 0 else math.inf
+    rank = len(level.log_rates)
+    if rank < width:
+        status = Status(
+            "width_beyond_rank",
+            f"{rank} exponentials reach {level.error:.3g}, the rounding of the kernel itself",
+        )
+    elif gap > 1e-4:
+        status = Status(
+            "precision_limit",
+            f"error and bound agree to {gap:.1g} only: rounding reaches the ripples",
+        )
+    else:
+        status = Status()
+    order = np.argsort(-level.log_rates)
+    return MinimaxSum(
+        rates=np.exp(level.log_rates[order]).astype(np.float64),
+        start_amplitudes=np.exp(level.log_amplitudes[order]).astype(np.float64),
+        error=float(level.error),
+        bound=float(level.bound),
+        alternation=np.asarray(level.points, dtype=np.float64) + start,
+        start=start,
+        stop=stop,
+        status=status,
+        stats={"exchanges": level.n_exchanges, "widths": tuple(seen), "gap": float(gap)},
+    )
+
+
+def _scalar_kernel(kernel: Any) -> Callable[[np.ndarray], np.ndarray]:
+    function = getattr(kernel, "kernel", kernel)
+    if not callable(function):
+        raise wrong_type("kernel", "a callable or a linear functional", type(kernel).__name__)
+
+    def values(lags: np.ndarray) -> np.ndarray:
+        result = np.asarray(function(lags))
+        if result.size != lags.size:
+            raise invalid(
+                "kernel",
+                "one value per lag (one input, one output)",
+                f"shape {result.shape} for {lags.size} lags",
+            )
+        return result.reshape(lags.shape)
+
+    return values
+
+
+# --- completely monotone kernels -------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _LevelingProblem:
+    # Lags are counted from the start of the interval, so that no amplitude overflows.
+    kernel: Callable[[np.ndarray], np.ndarray]
+    lags: np.ndarray
+    values: np.ndarray
+    gains: np.ndarray
+    is_relative: bool
+    dtype: Any
+
+    def gain(self, values: np.ndarray) -> np.ndarray:
+        return 1 / values if self.is_relative else np.ones_like(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Level:
+    log_amplitudes: np.ndarray
+    log_rates: np.ndarray
+    error: float
+    bound: float
+    points: np.ndarray
+    n_exchanges: int
+
+
+def _leveling_problem(
+    kernel: Callable[[np.ndarray], np.ndarray], start: float, stop: float, *, is_relative: bool
+) -> _LevelingProblem:
+    def shifted(lags: np.ndarray) -> np.ndarray:
+        return kernel(lags + start)
+
+    probe = kernel(np.array([start]))
+    first = float(probe[0])
+    if not (math.isfinite(first) and first > 0):
+        raise invalid("kernel", "a positive finite value at the first lag", first)
+    dtype = np.float64
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            trial = kernel(np.array([start + 0.1], dtype=np.longdouble))
+            if trial.dtype == np.longdouble:
+                dtype = np.longdouble
+        except (TypeError, ValueError):
+            pass
+    length = stop - start
+    top = 1e300 if math.isinf(length) else length
+    with np.errstate(all="ignore"):
+        ruler = np.geomspace(1e-300 if math.isinf(length) else top * 1e-60, top, 1501)
+        sample = np.asarray(shifted(ruler), dtype=np.float64)
+    moved = np.abs(sample - first) > 1e-14 * first
+    low = ruler[np.argmax(moved)] / 10 if moved.any() else ruler[-1] * 1e-3
+    if math.isinf(length):
+        small = sample < 1e-17 * first
+        high = ruler[np.argmax(small)] if small.any() else ruler[-1]
+        n = int(math.log10(high / low) * _POINTS_PER_DECADE)
+        lags = np.concatenate([[0.0], np.geomspace(low, high, n)])
+    else:
+        low = min(low, 1e-3 * length)
+        n = int(math.log10(length / low) * _POINTS_PER_DECADE) + 200
+        left = np.geomspace(low, length, n)
+        # The error of a best fit crowds its alternations at both ends.
+        right = length - np.geomspace(1e-8 * length, length / 2, 8 * _POINTS_PER_DECADE)
+        lags = np.unique(np.concatenate([[0.0], left[:-1], right, [length]]))
+    values = shifted(lags.astype(dtype))
+    plain = np.asarray(values, dtype=np.float64)
+    if not np.all(np.isfinite(plain)) or np.any(np.diff(plain) > 1e-12 * first) or plain[-1] < 0:
+        raise invalid(
+            "kernel",
+            "a positive decreasing kernel on the interval",
+            "one that is not",
+            "use fit_exponential_sum(..., norm='linf') for other kernels",
+        )
+    if math.isinf(length) and plain[-1] > 0.5 * first:
+        raise invalid(
+            "kernel", "a kernel that decays to zero", f"{plain[-1]:.3g} at {lags[-1]:.1g}"
+        )
+    gains = 1 / values if is_relative else np.ones_like(values)
+    return _LevelingProblem(shifted, lags, values, gains, is_relative, dtype)
+
+
+def _level_up(problem: _LevelingProblem, width: int) -> tuple[_Level, list[int]]:
+    """Raises the width step by step: each best sum is the start of the next."""
+    size = float(np.max(np.abs(problem.values * problem.gains)))
+    plain = np.asarray(problem.values, dtype=np.float64)
+    below = plain < 0.4 * plain[0]
+    knee = problem.lags[np.argmax(below)] if below.any() else problem.lags[-1]
+    rates = np.array([-math.log(knee)])
+    best: _Level | None = None
+    guess, seen, k = 0.1 * size, [], 1
+    while True:
+        log_rates, log_amplitudes = _ripple_fit(problem, rates, guess)
+        level = None
+        if log_amplitudes is not None:
+            level = _exchange(problem, log_amplitudes, log_rates)
+        is_better = level is not None and (best is None or level.error < 0.9 * best.error)
+        if is_better and level is not None:
+            seen.append(k)
+            if best is not None:
+                ratio = (level.error / best.error) ** (1 / (k - len(best.log_rates)))
+                guess = level.error * ratio
+            else:
+                guess = 0.1 * level.error
+            best = level
+            if k == width:
+                return best, seen
+            # Wide steps are safe once the shape of the rates is known.
+            k = min(width, max(k + 1, int(1.25 * k)))
+        elif best is None:
+            raise invalid("kernel", "a completely monotone kernel", "one no exponential can follow")
+        elif k > len(best.log_rates) + 1:
+            k = len(best.log_rates) + 1
+        else:
+            return best, seen
+        rates = _spread_rates(np.asarray(best.log_rates, dtype=np.float64), k)
+
+
+def _spread_rates(log_rates: np.ndarray, width: int) -> np.ndarray:
+    """Returns `width` log rates with the profile of fewer: the same quantiles, longer ends."""
+    n = len(log_rates)
+    ordered = np.sort(log_rates)[::-1]
+    if n == 1:
+        return ordered[0] + np.linspace(1.0, -1.0, width)
+    old, new = (np.arange(n) + 0.5) / n, (np.arange(width) + 0.5) / width
+    grown = np.interp(new, old, ordered)
+    head, tail = new < old[0], new > old[-1]
+    slope = (ordered[0] - ordered[1]) / (old[1] - old[0])
+    grown[head] = ordered[0] + 1.5 * slope * (old[0] - new[head])
+    slope = (ordered[-2] - ordered[-1]) / (old[-1] - old[-2])
+    grown[tail] = ordered[-1] - 1.5 * slope * (new[tail] - old[-1])
+    return grown
+
+
+def _ripple_fit(
+    problem: _LevelingProblem, log_rates: np.ndarray, guess: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Least squares in log lag, reweighted twice so that every ripple carries the same weight."""
+    n = 2 * len(log_rates) + 1
+    lags = problem.lags
+    values = np.asarray(problem.values, dtype=np.float64)
+    gains = np.asarray(problem.gains, dtype=np.float64)
+    density = np.ones(len(lags))
+    density[0] = 9.0
+    density[values * gains < 0.03 * guess] = 0.0
+    amplitudes = None
+    for turn in range(3):
+        keep = density > 0
+        if turn == 0 and keep.sum() > 40 * n:
+            stride = int(keep.sum() // (40 * n)) + 1
+            thin = np.zeros(len(lags), dtype=bool)
+            thin[::stride] = True
+            keep &= thin
+            keep[0] = True
+        rows = np.sqrt(density[keep]) * gains[keep]
+        with np.errstate(all="ignore"):
+            try:
+                fit = refine_sections(
+                    Sections(log_rates, np.zeros((0, 2))),
+                    lags[keep],
+                    rows,
+                    (values[keep] * rows)[:, None],
+                    n_iterations=60,
+                    rtol=1e-6,
+                    step_cap=1.0,
+                )
+            except (np.linalg.LinAlgError, ValueError):
+                return log_rates, None
+        log_rates, amplitudes = fit.sections.log_rates, fit.amplitudes[:, 0]
+        if not np.all(np.isfinite(log_rates)) or np.any(amplitudes <= 0):
+            return log_rates, None
+        error = (values - np.exp(-np.multiply.outer(lags, np.exp(log_rates))) @ amplitudes) * gains
+        peaks = _alternating_peaks(error, n)
+        if len(peaks) < n:
+            break
+        sizes = np.abs(error[peaks])
+        if sizes.max() < 3 * sizes.min():
+            break
+        density = _ripple_density(peaks, len(lags))
+    return log_rates, None if amplitudes is None else np.log(amplitudes)
+
+
+def _ripple_density(peaks: np.ndarray, n: int) -> np.ndarray:
+    position = np.maximum.accumulate(peaks.astype(float) + 1e-9 * np.arange(len(peaks)))
+    phase = scipy.interpolate.PchipInterpolator(position, np.arange(len(peaks)), extrapolate=False)
+    density = np.nan_to_num(phase.derivative()(np.arange(n)))
+    first, last = int(peaks[0]), int(peaks[-1])
+    density[: first + 1] = density[min(first + 1, n - 1)]
+    if last < n - 1:
+        reach = max(peaks[-1] - peaks[-2], 1)
+        density[last:] = max(density[last - 1], 1e-12) * np.exp(-3 * np.arange(n - last) / reach)
+    if first == 0:
+        density[0] += 0.3
+    return np.maximum(density, 1e-6 * density.max())
+
+
+def _alternating_peaks(error: np.ndarray, n: int) -> np.ndarray:
+    """Returns the indices of the largest alternating extrema, at most `n` of them."""
+    sign = np.where(error >= 0, 1, -1)
+    cuts = np.flatnonzero(np.diff(sign) != 0) + 1
+    edges = np.concatenate([[0], cuts, [len(error)]])
+    size = np.abs(error)
+    peaks = [int(a + np.argmax(size[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    while len(peaks) > n:
+        heights = size[peaks]
+        if len(peaks) == n + 1:
+            # One too many: only an end can go without breaking the alternation.
+            peaks = peaks[1:] if heights[0] < heights[-1] else peaks[:-1]
+            continue
+        pair = np.maximum(heights[:-1], heights[1:])
+        weakest = int(np.argmin(pair))
+        if weakest == 0 and heights[0] <= heights[1]:
+            peaks = peaks[1:]
+        elif weakest == len(pair) - 1 and heights[-1] <= heights[-2]:
+            peaks = peaks[:-1]
+        else:
+            del peaks[weakest : weakest + 2]
+    return np.array(peaks)
+
+
+def _error_at(
+    problem: _LevelingProblem, lags: np.ndarray, log_amplitudes: np.ndarray, rates: np.ndarray
+) -> np.ndarray:
+    values = problem.kernel(lags.ravel()).reshape(lags.shape)
+    return (values - np.exp(log_amplitudes - lags[..., None] * rates).sum(-1)) * problem.gain(
+        values
+    )
+
+
+def _sharpen_peaks(
+    problem: _LevelingProblem,
+    peaks: np.ndarray,
+    error: np.ndarray,
+    log_amplitudes: np.ndarray,
+    rates: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    lags = problem.lags.astype(problem.dtype)
+    best, height, sign = lags[peaks].copy(), error[peaks].copy(), np.sign(error[peaks])
+    low, high = lags[np.maximum(peaks - 1, 0)], lags[np.minimum(peaks + 1, len(lags) - 1)]
+    ruler, row = np.linspace(0, 1, 9), np.arange(len(peaks))
+    for _ in range(2):
+        points = low[:, None] + (high - low)[:, None] * ruler
+        trial = _error_at(problem, points, log_amplitudes, rates) * sign[:, None]
+        k = np.argmax(trial, axis=1)
+        is_higher = trial[row, k] > height * sign
+        best = np.where(is_higher, points[row, k], best)
+        height = np.where(is_higher, trial[row, k] * sign, height)
+        # The vertex of the parabola through the highest point and its neighbours.
+        inner = np.clip(k, 1, 7)
+        a, b, c = (trial[row, inner + j] for j in (-1, 0, 1))
+        bend = a - 2 * b + c
+        shift = np.where(bend < 0, np.clip(0.5 * (a - c) / np.where(bend < 0, bend, 1), -1, 1), 0)
+        vertex = points[row, inner] + shift * (high - low) / 8
+        at_vertex = _error_at(problem, vertex, log_amplitudes, rates)
+        is_higher = at_vertex * sign > height * sign
+        best, height = np.where(is_higher, vertex, best), np.where(is_higher, at_vertex, height)
+        low, high = points[row, np.maximum(k - 1, 0)], points[row, np.minimum(k + 1, 8)]
+    return best, height
+
+
+def _exchange(
+    problem: _LevelingProblem,
+    log_amplitudes: np.ndarray,
+    log_rates: np.ndarray,
+    *,
+    n_exchanges: int = 30,
+    rtol: float = 1e-9,
+) -> _Level | None:
+    m = len(log_rates)
+    n = 2 * m + 1
+    lags = problem.lags.astype(problem.dtype)
+    a, b = log_amplitudes.astype(problem.dtype), log_rates.astype(problem.dtype)
+    alternate = np.where(np.arange(n) % 2, -1.0, 1.0)
+    best: _Level | None = None
+    best_at = 0
+    with np.errstate(all="ignore"):
+        for turn in range(n_exchanges):
+            rates = np.exp(b)
+            total = np.exp(a - lags[:, None] * rates).sum(axis=1)
+            error = (problem.values - total) * problem.gains
+            if not np.all(np.isfinite(error)):
+                break
+            peaks = _alternating_peaks(error, n)
+            if len(peaks) < n:
+                break
+            points, heights = _sharpen_peaks(problem, peaks, error, a, rates)
+            # Past the last lag both the kernel and the sum only fall.
+            top = max(float(np.abs(error).max()), float(np.abs(heights).max()))
+            bottom = float(np.abs(heights).min())
+            if best is None or top / bottom < best.error / best.bound:
+                best = _Level(a, b, top, bottom, points, turn)
+                best_at = turn
+            elif turn - best_at > 3:
+                break
+            if top / bottom - 1 < rtol:
+                break
+            a, b = _level_on(problem, points, alternate * np.sign(heights[0]), a, b, heights)
+    return best
+
+
+def _level_on(
+    problem: _LevelingProblem,
+    points: np.ndarray,
+    sign: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    heights: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newton's method for equal ripples at fixed lags; damped by the next correction's size.
+
+    Judging a step by its largest error would throttle it: the ripples are far smaller than the
+    curvature of the sum, so a good step first makes them larger.
+    """
+    m = len(a)
+    values = problem.kernel(points)
+    gain = problem.gain(values)[:, None]
+    ripple = np.abs(heights).mean()
+
+    def linearise(a, b):
+        terms = np.exp(a - points[:, None] * np.exp(b)) * gain
+        residual = values * gain[:, 0] - terms.sum(axis=1)
+        slopes = -terms * points[:, None] * np.exp(b)
+        return np.concatenate([terms, slopes, sign[:, None]], axis=1), residual
+
+    matrix, residual = linearise(a, b)
+    for _ in range(30):
+        scale = np.sqrt((matrix**2).sum(axis=0))
+        factors = _factorise(matrix / scale)
+        if factors is None:
+            return a, b
+        move = _solve(factors, residual - sign * ripple) / scale
+        size = float(np.abs(move[: 2 * m]).max())
+        if not math.isfinite(size):
+            return a, b
+        step = min(1.0, 1.0 / size)
+        accepted = False
+        for _ in range(12):
+            trial_a, trial_b = a + step * move[:m], b + step * move[m : 2 * m]
+            trial_ripple = ripple + step * move[-1]
+            trial_matrix, trial_residual = linearise(trial_a, trial_b)
+            if np.all(np.isfinite(trial_matrix)):
+                after = _solve(factors, trial_residual - sign * trial_ripple) / scale
+                if float(np.abs(after[: 2 * m]).max()) <= (1 - step / 2) * size or size < 1e-11:
+                    accepted = True
+                    break
+            step /= 2
+        if not accepted:
+            return a, b
+        a, b, ripple = trial_a, trial_b, trial_ripple
+        matrix, residual = trial_matrix, trial_residual
+        if size * step < 1e-11:
+            return a, b
+    return a, b
+
+
+def _factorise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """LU with partial pivoting in the dtype of `matrix`: LAPACK has no extended precision."""
+    lu, order = matrix.copy(), np.arange(len(matrix))
+    for k in range(len(lu)):
+        pivot = k + int(np.argmax(np.abs(lu[k:, k])))
+        if not np.isfinite(lu[pivot, k]) or lu[pivot, k] == 0:
+            return None
+        if pivot != k:
+            lu[[k, pivot]] = lu[[pivot, k]]
+            order[[k, pivot]] = order[[pivot, k]]
+        lu[k + 1 :, k] /= lu[k, k]
+        lu[k + 1 :, k + 1 :] -= np.multiply.outer(lu[k + 1 :, k], lu[k, k + 1 :])
+    return lu, order
+
+
+def _solve(factors: tuple[np.ndarray, np.ndarray], right: np.ndarray) -> np.ndarray:
+    lu, order = factors
+    x = right[order].copy()
+    for k in range(1, len(x)):
+        x[k] -= lu[k, :k] @ x[:k]
+    for k in range(len(x) - 1, -1, -1):
+        x[k] = (x[k] - lu[k, k + 1 :] @ x[k + 1 :]) / lu[k, k]
+    return x
