@@ -32,6 +32,8 @@ class HankelSpectrum:
         shift: the lag of that difference, or zero.
         power: the exponent of the weight.
         norm: the Hilbert-Schmidt norm of the operator.
+        nodes: lags of the quadrature, (n,).
+        fields: right singular vectors times root weights, (n * in, k).
     """
 
     singular_values: np.ndarray
@@ -39,6 +41,8 @@ class HankelSpectrum:
     shift: float
     power: float
     norm: float
+    nodes: np.ndarray
+    fields: np.ndarray
 
     def usable_width(self, *, rtol: float = 1e-13) -> int:
         """Returns the number of singular values that stand above rounding."""
@@ -53,6 +57,23 @@ class HankelSpectrum:
         rates = -np.log1p((eigenvalues * self.shift).astype(complex)) / self.shift
         # A negative multiplier is beyond what the step resolves; its conjugate is missing.
         return np.where(eigenvalues.imag == 0, rates.real, rates)
+
+    def positive_rates(self, width: int) -> np.ndarray:
+        """Returns the rates of the best Hankel-norm approximation of a completely monotone kernel.
+
+        They are the zeros p > 0 of the Laplace transform of the eigenvector behind σ_{m+1}
+        (Adamjan, Arov, Krein): found by changes of sign on a logarithmic scale, so that rates
+        a hundred decades apart are no harder than rates one decade apart. Fewer than `width`
+        come back where rounding hides some.
+        """
+        if width >= len(self.singular_values):
+            return np.zeros(0)
+        t = self.nodes
+        points = np.geomspace(0.05 / t[-1], 50 / t[0], 40 * math.ceil(np.log10(t[-1] / t[0]) + 4))
+        transform = np.exp(-np.multiply.outer(points, t)) @ self.fields[:, width]
+        change = np.flatnonzero(np.sign(transform[1:]) * np.sign(transform[:-1]) < 0)
+        share = transform[change] / (transform[change] - transform[change + 1])
+        return points[change] * (points[change + 1] / points[change]) ** share
 
     def tail(self, width: int) -> float:
         """Returns (Σ_{k>width} σ_k²)^½."""
@@ -95,7 +116,9 @@ def hankel_spectrum(grid: FitGrid, *, power: float = 0.0) -> HankelSpectrum:
         fields = left.reshape(n, -1) / root[:, None]
         slopes = differentiate(fields).reshape(n * out, -1)
         generator = (left.reshape(n, -1) * root[:, None]).reshape(n * out, -1).T @ slopes
-    return HankelSpectrum(singular, generator, shift, power, float(np.sqrt(np.sum(singular**2))))
+    fields = (right.reshape(n, -1) * root[:, None]).reshape(n * in_, -1)
+    norm = float(np.sqrt(np.sum(singular**2)))
+    return HankelSpectrum(singular, generator, shift, power, norm, nodes, fields)
 
 
 def _on_sums(grid: FitGrid, nodes: np.ndarray, shift: float) -> np.ndarray:

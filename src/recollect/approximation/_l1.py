@@ -1,0 +1,327 @@
+"""Fits in L1, the operator norm: Newton's method from the lags where the error changes sign."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import scipy.linalg
+
+from recollect._core._references import references
+from recollect.approximation._l2 import (
+    LeastSquares,
+    Sections,
+    project,
+    refine_sections,
+    sum_of_sections,
+)
+from recollect.approximation._problem import FitGrid
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes:
+    """An exponential sum of one channel: real modes, and one of each conjugate pair.
+
+    `Σ a e^{-wt} + 2 Re Σ c e^{-vt}`, rates in logarithms, complex ones with |Im log v| < π/2.
+
+    Args:
+        real_amplitudes, real_log_rates: shape (n_real,).
+        amplitudes, log_rates: complex, shape (n_pairs,).
+    """
+
+    real_amplitudes: np.ndarray
+    real_log_rates: np.ndarray
+    amplitudes: np.ndarray
+    log_rates: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """Number of exponentials."""
+        return len(self.real_amplitudes) + 2 * len(self.amplitudes)
+
+    def values(self, lags: np.ndarray) -> np.ndarray:
+        """Returns the sum at `lags`, shape (lag,)."""
+        t = lags[:, None]
+        total = np.exp(-t * np.exp(self.real_log_rates)) @ self.real_amplitudes
+        if len(self.amplitudes):
+            total = total + 2 * (np.exp(-t * np.exp(self.log_rates)) @ self.amplitudes).real
+        return total
+
+    def rates(self) -> np.ndarray:
+        """Returns all rates, complex, conjugates next to each other, shape (width,)."""
+        pairs = np.exp(self.log_rates)
+        both = np.stack([pairs, pairs.conj()], axis=1).ravel()
+        return np.concatenate([np.exp(self.real_log_rates).astype(complex), both])
+
+    def all_amplitudes(self) -> np.ndarray:
+        """Returns the amplitudes in the order of `rates`, complex, shape (width,)."""
+        both = np.stack([self.amplitudes, self.amplitudes.conj()], axis=1).ravel()
+        return np.concatenate([self.real_amplitudes.astype(complex), both])
+
+    def stepped(self, step: np.ndarray) -> Modes:
+        """Returns the modes after a step in relative amplitudes and log rates."""
+        n, k = len(self.real_amplitudes), len(self.amplitudes)
+        scale = np.abs(self.amplitudes)
+        x = step[2 * n :].reshape(4, k)
+        return Modes(
+            self.real_amplitudes + np.abs(self.real_amplitudes) * step[:n],
+            self.real_log_rates + step[n : 2 * n],
+            self.amplitudes + scale * (x[0] + 1j * x[1]),
+            self.log_rates + x[2] + 1j * x[3],
+        )
+
+    def is_stable(self) -> bool:
+        """True if every rate has a positive real part."""
+        return bool(np.all(np.abs(self.log_rates.imag) < np.pi / 2 - 1e-6))
+
+
+def modes_of(rates: np.ndarray, amplitudes: np.ndarray) -> Modes:
+    """Returns the modes of conjugate-closed rates (width,) and amplitudes (width,)."""
+    is_real = rates.imag == 0
+    upper = rates.imag > 0
+    return Modes(
+        amplitudes[is_real].real.copy(),
+        np.log(rates[is_real].real),
+        amplitudes[upper].copy(),
+        np.log(rates[upper]),
+    )
+
+
+class _SignedError:
+    """The error of one sum: its integral, its changes of sign, a quadrature that respects them."""
+
+    def __init__(self, grid: FitGrid, fitted: Callable[[np.ndarray], np.ndarray]):
+        self._grid, self._fitted = grid, fitted
+        t = grid.nodes
+        order = len(t) // len(grid.panels.starts)
+        error = grid.values[:, 0, 0] - fitted(t)
+        negative = error < 0
+        index = np.flatnonzero(negative[1:] != negative[:-1])
+        self.crossings = self._located(index, error)
+        self.first_sign = -1.0 if negative[0] else 1.0
+        cut = (index // order) == ((index + 1) // order)
+        touched = np.unique(index[cut] // order)
+        nodes, weights = t.reshape(-1, order), grid.weights.reshape(-1, order)
+        error = error.reshape(-1, order)
+        if len(touched):
+            lags = self.crossings[cut]
+            x, w = np.polynomial.legendre.leggauss(order)
+            # Sorted, left and right ends pair up: start, cut, ..., stop of every touched panel.
+            left = np.sort(np.concatenate([grid.panels.starts[touched], lags]))
+            right = np.sort(np.concatenate([lags, grid.panels.stops[touched]]))
+            pieces = left[:, None] + (right - left)[:, None] * (x + 1) / 2
+            whole = np.ones(len(nodes), bool)
+            whole[touched] = False
+            nodes = np.concatenate([nodes[whole], pieces])
+            weights = np.concatenate([weights[whole], (right - left)[:, None] * w / 2])
+            error = np.concatenate([error[whole], self._error(pieces.ravel()).reshape(-1, order)])
+        self.nodes, self.weights = nodes.ravel(), weights.ravel()
+        self.signs = np.sign(error.ravel())
+        self.total = float(np.abs(error.ravel()) @ self.weights)
+
+    def _error(self, lags: np.ndarray) -> np.ndarray:
+        return self._grid.kernel(lags)[:, 0, 0] - self._fitted(lags)
+
+    def _located(self, index: np.ndarray, error: np.ndarray) -> np.ndarray:
+        t = self._grid.nodes
+        low, high = t[index].copy(), t[index + 1].copy()
+        f_low, f_high = error[index].copy(), error[index + 1].copy()
+        if not len(index):
+            return low
+        for step in range(40):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                middle = (low * f_high - high * f_low) / (f_high - f_low)
+            inside = (middle > low) & (middle < high)
+            middle = np.where(inside & (step % 3 != 2), middle, (low + high) / 2)
+            value = self._error(middle)
+            same = (value < 0) == (f_low < 0)
+            low, f_low = np.where(same, middle, low), np.where(same, value, f_low)
+            high, f_high = np.where(same, high, middle), np.where(same, f_high, value)
+            if np.all((high - low <= 1e-13 * high) | (value == 0)):
+                break
+        return (low + high) / 2
+
+    def slopes(self) -> np.ndarray:
+        """|e'| at the changes of sign, by central differences within the neighbouring gaps."""
+        z = self.crossings
+        gaps = np.diff(z, prepend=0.0, append=2 * z[-1])
+        h = 2e-3 * np.minimum(gaps[1:], gaps[:-1])
+        h = np.maximum(h, 1e-12 * z)
+        near = self._error(np.concatenate([z + h, z - h, z + 2 * h, np.maximum(z - 2 * h, 0)]))
+        plus, minus, plus2, minus2 = near.reshape(4, -1)
+        return np.abs(8 * (plus - minus) - (plus2 - minus2)) / (12 * h)
+
+
+def _gradients(modes: Modes, lags: np.ndarray) -> np.ndarray:
+    """Derivatives of the sum in relative amplitudes and log rates, (lag, parameter)."""
+    t = lags[:, None]
+    w, v = np.exp(modes.real_log_rates), np.exp(modes.log_rates)
+    decay, pair_decay = np.exp(-t * w), np.exp(-t * v)
+    size, c = np.abs(modes.real_amplitudes), modes.amplitudes
+    in_c = 2 * np.abs(c) * pair_decay
+    in_log = -2 * c * (v * t) * pair_decay
+    return np.concatenate(
+        [
+            size * decay,
+            -modes.real_amplitudes * (w * t) * decay,
+            in_c.real,
+            -in_c.imag,
+            in_log.real,
+            -in_log.imag,
+        ],
+        axis=1,
+    )
+
+
+def _curvature(modes: Modes, at: _SignedError) -> np.ndarray:
+    """Returns ∫ sgn(e) ∂²ρ̂, (parameter, parameter): only a mode's own parameters mix."""
+    n, k = len(modes.real_amplitudes), len(modes.amplitudes)
+    t, load = at.nodes[:, None], at.signs * at.weights
+    a, w = modes.real_amplitudes, np.exp(modes.real_log_rates)
+    c, v = modes.amplitudes, np.exp(modes.log_rates)
+    real_decay, decay = np.exp(-t * w), np.exp(-t * v)
+    i1 = load @ (w * t * real_decay)
+    i2 = load @ ((w * t) ** 2 * real_decay)
+    j1, j2 = load @ (v * t * decay), load @ ((v * t) ** 2 * decay)
+    curvature = np.zeros((2 * n + 4 * k,) * 2)
+    r, s = np.arange(n), 2 * n + np.arange(k)
+    curvature[r, n + r] = -np.abs(a) * i1
+    curvature[n + r, n + r] = a * (i2 - i1)
+    cross, twice = -2 * np.abs(c) * j1, 2 * c * (j2 - j1)
+    re_c, im_c, re_l, im_l = s, s + k, s + 2 * k, s + 3 * k
+    curvature[re_c, re_l], curvature[re_c, im_l] = cross.real, -cross.imag
+    curvature[im_c, re_l], curvature[im_c, im_l] = -cross.imag, -cross.real
+    curvature[re_l, re_l], curvature[im_l, im_l] = twice.real, -twice.real
+    curvature[re_l, im_l] = -twice.imag
+    upper = np.triu(curvature, 1)
+    return upper + upper.T + np.diag(np.diag(curvature))
+
+
+def _newton_model(modes: Modes, at: _SignedError) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns gradient and Hessian of ∫|e| in orthonormal directions, and R of x = R^{-1} y.
+
+    In amplitudes and rates the Hessian of a good fit has a condition number beyond float64;
+    in directions whose effects on the sum are orthonormal it is harmless.
+    """
+    root = np.sqrt(at.weights)
+    directions = _gradients(modes, at.nodes) * root[:, None]
+    norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", directions, directions)), 1e-300)
+    q, r = scipy.linalg.qr(directions / norms, mode="economic", check_finite=False)
+    diagonal = np.abs(np.diag(r))
+    r[np.arange(len(r)), np.arange(len(r))] = np.where(
+        diagonal < 1e-14, 1e-14, np.diag(r)
+    )
+    gradient = -(q.T @ (at.signs * root))
+
+    def to_orthonormal(rows: np.ndarray) -> np.ndarray:
+        return scipy.linalg.solve_triangular(r, (rows / norms).T, trans="T", check_finite=False).T
+
+    at_crossings = to_orthonormal(_gradients(modes, at.crossings))
+    slopes = at.slopes()
+    alive = slopes > 1e-280
+    hessian = (at_crossings[alive].T * (2 / slopes[alive])) @ at_crossings[alive]
+    curved = to_orthonormal(_curvature(modes, at))
+    hessian -= to_orthonormal(curved.T)
+    return gradient, (hessian + hessian.T) / 2, r * norms
+
+
+@dataclasses.dataclass(frozen=True)
+class LeastDeviation:
+    """Modes at a local L1 minimum.
+
+    Args:
+        modes: the sum.
+        error: ∫|ρ - ρ̂| on the fitting grid.
+        n_iterations: Newton steps taken.
+        is_converged: True if the last step promised next to nothing.
+        residual: what the last step promised, relative to the error.
+    """
+
+    modes: Modes
+    error: float
+    n_iterations: int
+    is_converged: bool
+    residual: float
+
+
+def refine_modes(
+    modes: Modes, grid: FitGrid, *, n_iterations: int = 60, rtol: float = 1e-7
+) -> LeastDeviation:
+    """Returns the local minimum of ∫|ρ - ρ̂| reached from `modes` by regularised Newton steps."""
+    here = _SignedError(grid, modes.values)
+    count, quiet, damping, is_converged, residual = 0, 0, 0.0, False, np.inf
+    while count < n_iterations and len(here.crossings):
+        gradient, hessian, triangle = _newton_model(modes, here)
+        if not (np.all(np.isfinite(gradient)) and np.all(np.isfinite(hessian))):
+            break
+        curvature, vectors = np.linalg.eigh(hessian)
+        along = vectors.T @ gradient
+        size = np.abs(curvature)
+        top = size.max()
+        if top == 0:
+            break
+        count += 1
+        accepted = False
+        for _ in range(12):
+            move = -vectors @ (along / (np.maximum(size, 1e-10 * top) + damping * top))
+            step = scipy.linalg.solve_triangular(triangle, move, check_finite=False)
+            shrink = min(1.0, 0.7 / max(np.abs(step).max(), 1e-300))
+            promised = -0.5 * shrink * float(gradient @ move)
+            trial = modes.stepped(shrink * step)
+            if trial.is_stable():
+                there = _SignedError(grid, trial.values)
+                if there.total < here.total:
+                    accepted = True
+                    break
+            if promised < rtol * here.total:
+                break
+            damping = max(6 * damping, 1e-6)
+        residual = promised / max(here.total, 1e-300)
+        if not accepted:
+            is_converged = promised < 1e-4 * here.total
+            break
+        gain = here.total - there.total
+        modes, here = trial, there
+        damping = damping / 16 if damping > 1e-8 else 0.0
+        quiet = quiet + 1 if gain < rtol * here.total else 0
+        if quiet >= 2:
+            is_converged = True
+            break
+    return LeastDeviation(modes, here.total, count, is_converged, residual)
+
+
+@references("golub1973differentiation")
+def reweighted_sections(
+    sections: Sections, grid: FitGrid, *, n_rounds: int = 18, n_steps: int = 2
+) -> LeastSquares:
+    """Returns sections near the L1 minimum: least squares reweighted by 1/|error|.
+
+    Entries of a matrix kernel are weighted together, by the sum of their absolute errors.
+    """
+    n_channels = grid.n_outputs * grid.n_inputs
+    values = grid.values.reshape(-1, n_channels)
+    base = np.sqrt(grid.weights)
+    fitted = project(sections, grid.nodes, base, values * base[:, None], derivatives=False)
+    best: LeastSquares | None = None
+    best_error = np.inf
+    amplitudes = fitted.amplitudes
+    trial = LeastSquares(sections, amplitudes, np.inf, 0, False)
+    for k in range(n_rounds + 1):
+        error = np.abs(values - sum_of_sections(sections, amplitudes, grid.nodes)).sum(axis=1)
+        total = float(grid.weights @ error)
+        if total < best_error:
+            best, best_error = dataclasses.replace(trial, cost=total), total
+        elif total > 1.2 * best_error or k == n_rounds:
+            break
+        # A mass below which every node counts alike keeps the weights finite.
+        mass = np.sort(error * grid.weights)
+        floor = 0.6**k * total / grid.effective_support
+        del mass
+        rows = base / np.sqrt(np.maximum(error, floor))
+        trial = refine_sections(
+            sections, grid.nodes, rows, values * rows[:, None], n_iterations=n_steps, rtol=1e-4
+        )
+        sections, amplitudes = trial.sections, trial.amplitudes
+    assert best is not None
+    return best
