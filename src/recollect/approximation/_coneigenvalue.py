@@ -18,13 +18,11 @@ import dataclasses
 import numpy as np
 import scipy.linalg
 import scipy.optimize
-from scipy.special import gammaln
 
 from recollect._core._check import (
     host_float64,
     invalid,
     require_count,
-    require_positive,
 )
 from recollect._core._references import references
 from recollect._core._status import Status
@@ -126,46 +124,6 @@ def hankel_decomposition(amplitudes, rates, *, n_values: int) -> tuple[np.ndarra
     # From the right vectors, not the left ones: row j then keeps its own scale.
     vectors = (factor @ right[:, :keep]) / singular[:keep]
     return values[:keep], vectors
-
-
-def power_law_sum(
-    exponent: float, *, scale: float = 1.0, rtol: float = 1e-13, step: float | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a long exponential sum equal to `(1 + t/scale)^-exponent`, t ≥ 0.
-
-    The trapezoidal rule in x = log w for
-    `(1+t)^-p = 1/Γ(p) ∫ e^{px - e^x (1+t)} dx`, whose error is `O(e^{-π²/step})`.
-
-    Args:
-        exponent: p > 0.
-        scale: the lag on which the kernel starts to fall, in time.
-        rtol: what is cut off at the slow end, relative to the L1 norm for p > 1 (to the largest
-            value for p ≤ 1, where the kernel is not integrable).
-        step: distance of log rates; the default is dense enough for `reduce_exponential_sum`.
-
-    Returns:
-        Amplitudes and rates (1/time), both ascending, shape (n,).
-    """
-    exponent = require_positive("exponent", exponent)
-    scale = require_positive("scale", scale)
-    rtol = require_positive("rtol", rtol)
-    order = exponent - 1.0 if exponent > 1.0 else exponent
-    # The share of the norm in rates below e^x is e^{order x}/Γ(order + 1).
-    lowest = (np.log(rtol) + gammaln(order + 1.0)) / order
-    if lowest < -650.0:
-        raise invalid(
-            "exponent",
-            "a kernel whose slow rates float64 can hold",
-            exponent,
-            f"ask for rtol above {np.exp(-650.0 * order - gammaln(order + 1.0)):.1e}",
-        )
-    highest = 4.0
-    if step is None:
-        step = min(0.2, (highest - lowest) / 400.0)
-    x = np.arange(np.floor(lowest / step), np.ceil(highest / step) + 1) * step
-    rates = np.exp(x)
-    amplitudes = step * np.exp(exponent * x - rates - gammaln(exponent))
-    return amplitudes, rates / scale
 
 
 def completely_monotone_sum(lags, values, *, n_per_decade: int = 24) -> tuple[np.ndarray, ...]:
