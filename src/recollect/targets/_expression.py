@@ -641,8 +641,8 @@ def _recognised(tree: Node, whole: ExpressionKernel) -> AbstractLinearFunctional
         kernels.append(kernel)
     modes = {key: a for key, a in exponentials.items() if a != 0}
     if modes:
-        rates = np.array([w for w, _ in modes])
-        amplitudes = np.array(list(modes.values()))
+        rates: Any = np.array([w for w, _ in modes])
+        amplitudes: Any = np.array(list(modes.values()))
         if not rates.imag.any():
             rates, amplitudes = rates.real, amplitudes.real
         powers = np.array([p for _, p in modes])

@@ -114,7 +114,7 @@ def on_lags(lags: Any, owner: str, function: Callable[[np.ndarray], np.ndarray])
     return np.where((t < 0)[:, None, None], 0.0, values)
 
 
-def require_points(s: Any, derivative: int, owner: str) -> np.ndarray:
+def require_points(s: Any, derivative: int, owner: str) -> Any:
     """Returns Laplace points as a host vector; checks the order of the derivative."""
     points = np.atleast_1d(host_float64("s", s, owner=owner, allow_complex=True))
     if points.ndim != 1:

@@ -1018,10 +1018,10 @@ def exponential_sum(amplitudes: Any, rates: Any, *, powers: Any = None) -> Abstr
     Raises:
         ValueError: if the shapes differ, a rate does not decay, or a conjugate is missing.
     """
-    a = np.atleast_1d(
+    a: Any = np.atleast_1d(
         host_float64("amplitudes", amplitudes, owner="exponential_sum", allow_complex=True)
     )
-    w = np.atleast_1d(host_float64("rates", rates, owner="exponential_sum", allow_complex=True))
+    w: Any = np.atleast_1d(host_float64("rates", rates, owner="exponential_sum", allow_complex=True))
     if a.ndim != 1 or a.shape != w.shape or not len(a):
         raise invalid(
             "amplitudes",
@@ -1043,9 +1043,7 @@ def exponential_sum(amplitudes: Any, rates: Any, *, powers: Any = None) -> Abstr
     return _diagonal_network(a, w)
 
 
-def _conjugate_pairs(
-    a: np.ndarray, w: np.ndarray, p: np.ndarray
-) -> list[tuple[complex, complex, int]]:
+def _conjugate_pairs(a: Any, w: Any, p: np.ndarray) -> list[tuple[complex, complex, int]]:
     """Returns (amplitude, rate, power) with Im rate ≥ 0, one per real rate or pair."""
     left = [(complex(x), complex(y), int(z)) for x, y, z in zip(a, w, p, strict=True) if y.imag < 0]
     kept = []
@@ -1119,7 +1117,7 @@ def _jordan_network(terms: list[tuple[complex, complex, int]]) -> AbstractLinear
     return LinearRNN(A, np.concatenate(feeds)[:, None], np.concatenate(reads)[None, :])
 
 
-def _diagonal_network(a: np.ndarray, w: np.ndarray) -> AbstractLinearFunctional:
+def _diagonal_network(a: Any, w: Any) -> AbstractLinearFunctional:
     from recollect.models import DiagonalRNN
 
     order = np.lexsort((w.imag, w.real)) if np.iscomplexobj(w) else np.argsort(w)
