@@ -26,7 +26,7 @@ _WORTH_SAMPLING = 20.0
 _MISFIT = 1e-3
 # noise-free memories: relative differences that are no evidence, and that no shape may exceed
 _SAME, _FOLLOWS = 1e-3, 0.03
-_SAME_ENVELOPE, _FOLLOWS_ENVELOPE = 0.05, 0.3
+_TAIL_ATTEMPTS = ((False, _SAME, _FOLLOWS), (True, 0.05, 0.3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -455,19 +455,21 @@ def _law_of_no_memory(profile: _law_profile.Profile, level: float) -> MemoryLaw:
 
 
 def _law_of_tail(profile, shapes, whole, options, rng):
-    tails = [shape for shape in shapes if shape.law != "delayed" and shape.n_linear == 1]
+    decays = [shape for shape in shapes if shape.law != "delayed"]
     envelope = profile.envelope
     for reached in (1e-1, 1e-2, 1e-3):
         first = int(np.searchsorted(-envelope, -reached * envelope[0]))
         if len(envelope) - first < 12 or envelope[-1] > 0.1 * envelope[first]:
             break
-        evidence = _law_profile.profile_evidence(
-            profile, inexactness=_SAME_ENVELOPE, first=first, use_envelope=True
-        )
-        found = _compare(tails, evidence, options["n_draws"], rng)
-        if found.variance < _FOLLOWS_ENVELOPE**2 + _SAME_ENVELOPE**2:
-            law, status = _law_by_probability(found, options["min_probability"])
-            return law, status, found
+        for use_envelope, same, follows in _TAIL_ATTEMPTS:
+            evidence = _law_profile.profile_evidence(
+                profile, inexactness=same, first=first, use_envelope=use_envelope
+            )
+            tails = [shape for shape in decays if not use_envelope or shape.n_linear == 1]
+            found = _compare(tails, evidence, options["n_draws"], rng)
+            if found.variance < follows**2 + same**2:
+                law, status = _law_by_probability(found, options["min_probability"])
+                return law, status, found
     if envelope[-1] > 0.1 * envelope[0]:
         message = "the memory has not fallen tenfold within its window"
     else:

@@ -81,10 +81,11 @@ def profile_evidence(
         first: index of the first lag used.
         use_envelope: fit the envelope instead of the kernel.
     """
-    values = _through_peaks(profile) if use_envelope else profile.kernel
-    chosen = _thinned(profile.lags[first:]) + first
+    usable = _crests(profile, first) if use_envelope else np.arange(first, len(profile.lags))
+    values = profile.envelope if use_envelope else profile.kernel
+    chosen = usable[_thinned(profile.lags[usable])]
     times = profile.lags[chosen] / profile.dt
-    size = values[chosen] if use_envelope else profile.envelope[chosen]
+    size = profile.envelope[chosen]
     scale = np.sqrt(_N_INDEPENDENT / len(chosen)) / size
 
     def samples(family: Family, theta: np.ndarray) -> np.ndarray:
@@ -123,10 +124,14 @@ def quantile_lags(profile: Profile, fractions: tuple[float, ...], tail: float = 
     return np.where(wanted > seen[-1], np.inf, found)
 
 
-def _through_peaks(profile: Profile) -> np.ndarray:
-    """Returns the envelope as a line in log memory through the lags where it is touched."""
-    touched = np.abs(profile.kernel) >= profile.envelope
-    return np.exp(np.interp(profile.lags, profile.lags[touched], np.log(profile.envelope[touched])))
+def _crests(profile: Profile, first: int) -> np.ndarray:
+    """Returns the lags at which the envelope is touched; of an oscillation, its crests only."""
+    size = np.abs(profile.kernel)
+    touched = np.flatnonzero(size >= profile.envelope)
+    touched = touched[touched >= first]
+    inner = touched[(touched > 0) & (touched < len(size) - 1)]
+    crests = inner[(size[inner] > size[inner - 1]) & (size[inner] >= size[inner + 1])]
+    return crests if len(crests) >= 4 else touched
 
 
 def _thinned(lags: np.ndarray) -> np.ndarray:
