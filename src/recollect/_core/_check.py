@@ -61,7 +61,7 @@ def require_choice(argument: str, value: Any, choices: Iterable[str]) -> str:
 
 def did_you_mean(value: Any, names: Iterable[str]) -> str:
     """Returns 'did you mean X?' for the nearest name, or an empty string."""
-    nearest = difflib.get_close_matches(str(value), list(names), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(value), list(names), n=1, cutoff=0.6)
     return f"did you mean {nearest[0]!r}?" if nearest else ""
 
 

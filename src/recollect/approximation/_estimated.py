@@ -84,15 +84,15 @@ def fit_estimate(
     errors = np.minimum.accumulate([design.distance(design.network(s)) for s in curve])
     likeliest: list[Sections] = []
     costs: list[float] = []
-    for width in range(1, ceiling + 1):
+    for width in range(1, min(ceiling + 2, last) + 1):
         starts = [curve[width - 1], *_grown(likeliest, design), design.spread(width)]
         fitted, cost = min((design.refine(start) for start in starts), key=lambda pair: pair[1])
         likeliest.append(fitted)
         costs.append(cost)
     # Each unit brings a rate and an amplitude per input: the price of BIC.
     price = (1 + design.n_inputs) * np.log(estimate.statistics.n_samples[output])
-    recommended = 1 + int(np.argmin(np.array(costs) + price * np.arange(1, ceiling + 1)))
-    networks = [design.network(s) for s in (*likeliest, *curve[ceiling:])]
+    recommended = 1 + int(np.argmin(np.array(costs) + price * np.arange(1, len(costs) + 1)))
+    networks = [design.network(s) for s in (*likeliest, *curve[len(likeliest) :])]
     widths = np.arange(1, last + 1)
     return EstimatedWidths(
         networks=tuple(networks),

@@ -104,18 +104,18 @@ def demonstrate(*, progress: Callable[[str], None] = lambda stage: None) -> tupl
     progress("simulating two tanks")
     record = simulate_two_tanks()
     measurements = Measurements(
-        record.inputs,
-        record.outputs,
+        record.estimation_input,
+        record.estimation_output,
         dt=record.dt,
         unit="s",
-        test_inputs=record.test_inputs,
-        test_outputs=record.test_outputs,
+        test_inputs=record.test_input,
+        test_outputs=record.test_output,
         input_names=("pump",),
         output_names=("level",),
         source="two simulated tanks",
     )
     columns = np.column_stack(
-        [record.inputs, record.outputs, record.test_inputs, record.test_outputs]
+        [record.estimation_input, record.estimation_output, record.test_input, record.test_output]
     )
     text = io.StringIO()
     np.savetxt(

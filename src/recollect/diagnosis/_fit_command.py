@@ -1,0 +1,125 @@
+"""`recollect fit`: a kernel as text or file in, a network as JSON or a few lines out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recollect._core._check import invalid
+from recollect.approximation import ExponentialSum, fit_exponential_sum
+from recollect.diagnosis._result import finite_or_null
+from recollect.targets import parse_kernel, read_kernel
+
+SCHEMA = "recollect.fit"
+VERSION = 1
+
+
+def fit_text(
+    text: str,
+    *,
+    width: int | None,
+    error: float | None,
+    norm: str,
+    weights: str,
+    positive: bool,
+    real: bool,
+    constant: bool,
+    progress: Callable[[str], None],
+) -> ExponentialSum:
+    """Returns the fit of a kernel file (an existing path wins) or of an expression in t."""
+    path = Path(text)
+    if path.is_dir():
+        raise invalid("KERNEL", "an expression or a file", f"the directory {text!r}")
+    started = time.perf_counter()
+    progress("reading the kernel")
+    kernel = read_kernel(path) if path.exists() else parse_kernel(text)
+    progress("fitting")
+    result = fit_exponential_sum(
+        kernel,
+        width=width,
+        error=error,
+        norm=norm,
+        poles="real" if real or positive else "complex",
+        positive=positive,
+        constant=constant,
+        weights=weights,
+    )
+    result.stats["seconds"] = time.perf_counter() - started  # type: ignore[index]
+    return result
+
+
+def fit_record(result: ExponentialSum) -> dict[str, Any]:
+    """Returns the fit as a JSON object (non-finite numbers are null)."""
+    amplitudes = np.asarray(result.amplitudes)
+    is_modal = bool(np.isfinite(amplitudes).all())
+    pairs = amplitudes.reshape(len(amplitudes), -1)[:, 0] if is_modal else []
+    return finite_or_null(
+        {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "unit": "step" if result.dt else "the kernel's t",
+            "width": result.width,
+            "norm": result.norm,
+            "error": result.error,
+            "errors": dict(result.errors),
+            "bound": result.bound,
+            "time": "continuous" if result.dt is None else "discrete",
+            "dt": result.dt,
+            "rates": [[w.real, w.imag] for w in np.asarray(result.rates, dtype=complex)]
+            if is_modal
+            else None,
+            "amplitudes": [[a.real, a.imag] for a in np.asarray(pairs, dtype=complex)]
+            if is_modal
+            else None,
+            "constant": float(np.sum(result.constant)),
+            "state_space": {
+                "A": np.asarray(result.model.A),
+                "b": np.asarray(result.model.B)[:, 0],
+                "c": np.asarray(result.model.C)[0],
+            },
+            "status": result.status.record(),
+            "warnings": [w.record() for w in result.warnings],
+            "seconds": round(float(result.stats["seconds"]), 3),
+        }
+    )
+
+
+def as_json(result: ExponentialSum) -> str:
+    """Returns the fit as JSON text."""
+    return json.dumps(fit_record(result), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def summary(result: ExponentialSum) -> str:
+    """Returns the fit in a few lines."""
+    bound = "none known" if result.bound is None else f"{result.bound:.4g}"
+    lines = [
+        f"width:   {result.width}",
+        f"error:   {result.error:.4g} in {result.norm}; no network of this width is below {bound}",
+        "errors:  " + ", ".join(f"{name} {value:.4g}" for name, value in result.errors.items()),
+    ]
+    slowest = result.slowest_rate
+    lines.append(f"slowest: {slowest:.4g} from the stability boundary (time scale {1 / slowest:.4g})")
+    amplitudes = np.asarray(result.amplitudes)
+    if np.isfinite(amplitudes).all():
+        lines.append(f"{'rate':>24}  {'amplitude':>24}")
+        pairs = zip(result.rates, amplitudes.reshape(len(amplitudes), -1)[:, 0], strict=True)
+        lines += [f"{_complex(w):>24}  {_complex(a):>24}" for w, a in pairs]
+    lines.append(f"status:  {result.status}")
+    return "\n".join(lines)
+
+
+def write_table(result: ExponentialSum, path: Path) -> None:
+    """Writes the sum as a Prony table (CSV) that a finite-element program reads."""
+    write_prony_table(result, path)
+
+
+def _complex(value: complex) -> str:
+    value = complex(value)
+    if value.imag == 0:
+        return f"{value.real:.8g}"
+    return f"{value.real:.8g}{value.imag:+.8g}i"
