@@ -24,6 +24,13 @@ from recollect._core._status import Status
 from recollect.approximation._errors import measure_deviation
 from recollect.approximation._grid import build_grid
 from recollect.approximation._hankel import HankelSpectrum, hankel_spectrum
+from recollect.approximation._l1 import (
+    LeastDeviation,
+    Modes,
+    modes_of,
+    refine_modes,
+    reweighted_sections,
+)
 from recollect.approximation._l2 import (
     LeastSquares,
     Sections,
@@ -135,6 +142,7 @@ class _Workbench:
         self.check_target = grid.check_values.reshape(-1, n_channels) * self.check_rows[:, None]
         self.size = float(np.sqrt(np.sum(self.check_target**2)))
         self._least_squares: dict[int, LeastSquares] = {}
+        self._least_deviations: dict[int, LeastDeviation] = {}
 
     @functools.cached_property
     def spectrum(self) -> HankelSpectrum:
@@ -181,7 +189,7 @@ class _Workbench:
             if self.real:
                 found.append(_stretched(np.sort(rates.real), width))
             else:
-                found.append(np.append(rates, self._extra_rate(before, width)))
+                found.append(np.append(rates, self._extra_rate(rates)))
         two_before = self._least_squares.get(width - 2)
         if not self.real:
             found.extend(_finite_memory_rates(self.grid, width))
@@ -195,15 +203,10 @@ class _Workbench:
                 starts.append(sections_of(rates, real=self.real))
         return starts
 
-    def _extra_rate(self, before: LeastSquares, width: int) -> float:
-        """The real rate whose addition lowers the cost most."""
+    def _extra_rate(self, rates: np.ndarray) -> float:
+        """The real rate whose addition lowers the L2 cost most."""
         candidates = np.geomspace(0.2, 40, 12) / self.grid.timescale
-        return float(
-            min(
-                candidates,
-                key=lambda w: self._quick(np.append(before.sections.rates(), w)),
-            )
-        )
+        return float(min(candidates, key=lambda w: self._quick(np.append(rates, w))))
 
     def _extra_pair(self, before: LeastSquares, width: int) -> np.ndarray:
         length = min(self.grid.effective_support, 8 * self.grid.timescale)
@@ -249,7 +252,10 @@ class _Workbench:
             finalists.append((self._check(final.sections, final.amplitudes), final))
         best_cost, best = min(finalists, key=lambda item: item[0])
         before = self._least_squares.get(width - 1)
-        if before is not None:
+        if before is not None and before.cost <= (3e-15 * self.size) ** 2:
+            # Nothing is left to fit: more units could only carry rounding.
+            best = before
+        elif before is not None:
             before_cost = self._check(before.sections, before.amplitudes)
             if best_cost >= before_cost:
                 best = before
@@ -272,33 +278,103 @@ class _Workbench:
             "linf": None,
         }
 
+    def least_deviation(self, width: int) -> LeastDeviation:
+        """The best L1 fit of a scalar kernel found at this width; wider fits are never worse."""
+        if width in self._least_deviations:
+            return self._least_deviations[width]
+        before = None
+        if width > 1 and width <= _WIDTH_CHAIN + 1:
+            before = self.least_deviation(width - 1)
+        trials: list[tuple[float, Modes]] = []
+        for sections in self._deviation_starts(width, before):
+            trial = reweighted_sections(sections, self.grid, n_rounds=10, n_steps=3)
+            rates, amplitudes = section_modes(trial.sections, trial.amplitudes)
+            if np.all(np.isfinite(amplitudes)):
+                trials.append((trial.cost, modes_of(rates, amplitudes[:, 0])))
+        trials.sort(key=lambda item: item[0])
+        best: LeastDeviation | None = None
+        for cost, modes in trials[:2]:
+            if cost > 1.5 * trials[0][0]:
+                break
+            refined = refine_modes(modes, self.grid)
+            if best is None or refined.error < best.error:
+                best = refined
+        assert best is not None
+        if before is not None and best.error >= before.error:
+            best = before
+        self._least_deviations[width] = best
+        return best
+
+    def _deviation_starts(self, width: int, before: LeastDeviation | None) -> list[Sections]:
+        starts = []
+        if self.is_monotone:
+            rates = self.spectrum.positive_rates(width)
+            if len(rates) == width:
+                starts.append(sections_of(rates.astype(complex), real=True))
+            if before is not None and len(before.modes.real_log_rates) == width - 1:
+                known = np.sort(np.exp(before.modes.real_log_rates))
+                starts.append(sections_of(_stretched(known, width), real=True))
+            if starts:
+                return starts
+        starts.append(self.least_squares(width).sections)
+        rates = self.spectrum.rates(width)
+        if len(rates) == width:
+            starts.append(sections_of(_stabilised(rates, self.grid), real=self.real))
+        if before is not None and before.modes.width == width - 1:
+            known = before.modes.rates()
+            extra = self._extra_rate(known)
+            starts.append(sections_of(np.append(known, extra), real=self.real))
+        return starts
+
     def delivered(self, width: int, *, constant: np.ndarray) -> ExponentialSum:
         """The fit at `width` units as a network, judged on the check grid."""
         began = time.perf_counter()
         n_rates = max(1, width // self.n_copies)
+        shape = (-1, self.grid.n_outputs, self.grid.n_inputs)
+        candidates = []
+
+        def offer(sections: Sections, amplitudes: np.ndarray) -> None:
+            rates, flat = section_modes(sections, amplitudes)
+            candidates.append(
+                (rates, flat, lambda t: sum_of_sections(sections, amplitudes, t).reshape(shape))
+            )
+
+        if self.norm == "l1" and shape[1:] == (1, 1):
+            modes = self.least_deviation(n_rates).modes
+            candidates.append(
+                (
+                    modes.rates(),
+                    modes.all_amplitudes()[:, None],
+                    lambda t: modes.values(t).reshape(shape),
+                )
+            )
+            rounding = 1e-13 * self.grid.norms["l1"]
+            if self.least_deviation(n_rates).error > rounding:
+                return self._deliver(*candidates[0], width, constant, began)
         fit = self.least_squares(n_rates)
-        return self._deliver(fit.sections, fit.amplitudes, width, constant, began)
+        offer(fit.sections, fit.amplitudes)
+        if self.norm == "l1" and shape[1:] != (1, 1):
+            reweighted = reweighted_sections(fit.sections, self.grid, n_rounds=30, n_steps=2)
+            offer(reweighted.sections, reweighted.amplitudes)
+        results = [self._deliver(*each, width, constant, began) for each in candidates]
+        return min(results, key=lambda result: result.error)
 
     def _deliver(
         self,
-        sections: Sections,
-        amplitudes: np.ndarray,
+        rates: np.ndarray,
+        flat: np.ndarray,
+        by_modes: Callable[[np.ndarray], np.ndarray],
         width: int,
         constant: np.ndarray,
         began: float,
     ) -> ExponentialSum:
         grid = self.grid
         out, in_ = grid.n_outputs, grid.n_inputs
-        rates, flat = section_modes(sections, amplitudes)
         modal = flat.reshape(-1, out, in_)
         A, b = takenaka_malmquist(rates)
         has_modes = bool(np.all(np.isfinite(modal)))
-
-        def by_sections(lags: np.ndarray) -> np.ndarray:
-            return sum_of_sections(sections, amplitudes, lags).reshape(-1, out, in_)
-
         tail = (rates, np.where(np.isfinite(modal), modal, 0.0))
-        deviation = measure_deviation(grid, by_sections, rates=tail[0], amplitudes=tail[1])
+        deviation = measure_deviation(grid, by_modes, rates=tail[0], amplitudes=tail[1])
         cancelled = math.inf
         coordinates = np.zeros((len(b), out * in_))
         if has_modes:
@@ -309,7 +385,7 @@ class _Workbench:
             wanted = (
                 self.target
                 if self.norm == "l2"
-                else by_sections(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
+                else by_modes(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
             )
             projected = states.T @ wanted
             projected += states.T @ (wanted - states @ projected)

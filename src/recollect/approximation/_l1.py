@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
+import scipy.ndimage
 
 from recollect._core._references import references
 from recollect.approximation._l2 import (
@@ -119,6 +120,10 @@ class _SignedError:
         self.nodes, self.weights = nodes.ravel(), weights.ravel()
         self.signs = np.sign(error.ravel())
         self.total = float(np.abs(error.ravel()) @ self.weights)
+        rank = np.argsort(nodes[:, 0])
+        height = np.empty(len(rank))
+        height[rank] = scipy.ndimage.maximum_filter1d(np.abs(error[rank]).max(axis=1), 3)
+        self.envelope = np.repeat(np.maximum(height, 1e-290), order)
 
     def _error(self, lags: np.ndarray) -> np.ndarray:
         return self._grid.kernel(lags)[:, 0, 0] - self._fitted(lags)
@@ -198,32 +203,68 @@ def _curvature(modes: Modes, at: _SignedError) -> np.ndarray:
     return upper + upper.T + np.diag(np.diag(curvature))
 
 
-def _newton_model(modes: Modes, at: _SignedError) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns gradient and Hessian of ∫|e| in orthonormal directions, and R of x = R^{-1} y.
+class _NewtonModel:
+    """∫|e| to second order in directions that are orthonormal in ∫ (·)²/|e|.
 
-    In amplitudes and rates the Hessian of a good fit has a condition number beyond float64;
-    in directions whose effects on the sum are orthonormal it is harmless.
+    In amplitudes and rates the Hessian of a good fit has a condition number beyond float64; in
+    directions measured by their effect on the sum it is harmless, and a step of length √∫|e|
+    changes the error by about its own size.
     """
-    root = np.sqrt(at.weights)
-    directions = _gradients(modes, at.nodes) * root[:, None]
-    norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", directions, directions)), 1e-300)
-    q, r = scipy.linalg.qr(directions / norms, mode="economic", check_finite=False)
-    diagonal = np.abs(np.diag(r))
-    r[np.arange(len(r)), np.arange(len(r))] = np.where(
-        diagonal < 1e-14, 1e-14, np.diag(r)
-    )
-    gradient = -(q.T @ (at.signs * root))
 
-    def to_orthonormal(rows: np.ndarray) -> np.ndarray:
-        return scipy.linalg.solve_triangular(r, (rows / norms).T, trans="T", check_finite=False).T
+    def __init__(self, modes: Modes, at: _SignedError):
+        self._modes, self._at = modes, at
+        self._rows = np.sqrt(at.weights / at.envelope)
+        directions = _gradients(modes, at.nodes) * self._rows[:, None]
+        norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", directions, directions)), 1e-300)
+        self._q, r = scipy.linalg.qr(directions / norms, mode="economic", check_finite=False)
+        diagonal = np.diag(r).copy()
+        diagonal[np.abs(diagonal) < 1e-14] = 1e-14
+        np.fill_diagonal(r, diagonal)
+        self._r, self._norms = r, norms
+        self._base = modes.values(at.nodes)
+        self.gradient = -(self._q.T @ (at.signs * at.weights / self._rows))
+        rows = self._orthonormal(_gradients(modes, at.crossings))
+        slopes = at.slopes()
+        alive = slopes > 1e-280
+        hessian = (rows[alive].T * (2 / slopes[alive])) @ rows[alive]
+        curved = self._orthonormal(_curvature(modes, at))
+        hessian = hessian - self._orthonormal(curved.T)
+        self.hessian = (hessian + hessian.T) / 2
 
-    at_crossings = to_orthonormal(_gradients(modes, at.crossings))
-    slopes = at.slopes()
-    alive = slopes > 1e-280
-    hessian = (at_crossings[alive].T * (2 / slopes[alive])) @ at_crossings[alive]
-    curved = to_orthonormal(_curvature(modes, at))
-    hessian -= to_orthonormal(curved.T)
-    return gradient, (hessian + hessian.T) / 2, r * norms
+    def _orthonormal(self, rows: np.ndarray) -> np.ndarray:
+        return scipy.linalg.solve_triangular(
+            self._r, (rows / self._norms).T, trans="T", check_finite=False
+        ).T
+
+    def _parameters(self, move: np.ndarray) -> np.ndarray:
+        return scipy.linalg.solve_triangular(self._r, move, check_finite=False) / self._norms
+
+    def moved(self, move: np.ndarray) -> Modes | None:
+        """Returns modes whose sum has changed by `move`, or None where the way is too curved.
+
+        The change is prescribed, not the parameters: what the curvature of the sums adds is
+        taken back by further solves with the same factors.
+        """
+        step = self._parameters(move)
+        wanted = self._q @ move
+        last = np.inf
+        trial = None
+        for _ in range(6):
+            if np.abs(step).max() > 1.5:
+                return None
+            candidate = self._modes.stepped(step)
+            if not candidate.is_stable():
+                return None
+            miss = (candidate.values(self._at.nodes) - self._base) * self._rows - wanted
+            inside = self._q.T @ miss
+            size = float(np.linalg.norm(inside))
+            if not size < 0.7 * last:
+                return trial if last < 0.5 * np.linalg.norm(move) else None
+            trial, last = candidate, size
+            if size < 1e-3 * np.linalg.norm(move):
+                return trial
+            step = step - self._parameters(inside)
+        return trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,50 +286,113 @@ class LeastDeviation:
     residual: float
 
 
+def _settled(modes: Modes, here: _SignedError, grid: FitGrid, n_steps: int):
+    """Amplitudes nearer to the best ones for the same rates, a convex problem."""
+    n, k = len(modes.real_amplitudes), len(modes.amplitudes)
+    linear = np.r_[0:n, 2 * n : 2 * n + 2 * k]
+    for _ in range(n_steps):
+        if not len(here.crossings):
+            break
+        root = np.sqrt(here.weights)
+        columns = _gradients(modes, here.nodes)[:, linear] * root[:, None]
+        norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", columns, columns)), 1e-300)
+        q, r = scipy.linalg.qr(columns / norms, mode="economic", check_finite=False)
+        if np.abs(np.diag(r)).min() < 1e-14:
+            break
+        gradient = -(q.T @ (here.signs * root))
+        rows = scipy.linalg.solve_triangular(
+            r,
+            (_gradients(modes, here.crossings)[:, linear] / norms).T,
+            trans="T",
+            check_finite=False,
+        )
+        slopes = here.slopes()
+        alive = slopes > 1e-280
+        hessian = (rows[:, alive] * (2 / slopes[alive])) @ rows[:, alive].T
+        if not np.all(np.isfinite(hessian)):
+            break
+        curvature, vectors = np.linalg.eigh(hessian)
+        along = vectors.T @ gradient
+        improved = False
+        for damping in (1e-12, 1e-4, 1e-2):
+            move = -vectors @ (along / (curvature + damping * curvature[-1]))
+            if -float(gradient @ move) < 1e-9 * here.total:
+                break
+            step = np.zeros(2 * n + 4 * k)
+            step[linear] = scipy.linalg.solve_triangular(r, move, check_finite=False) / norms
+            trial = modes.stepped(step)
+            there = _SignedError(grid, trial.values)
+            if there.total < here.total:
+                gain = here.total - there.total
+                modes, here, improved = trial, there, gain > 1e-3 * here.total
+                break
+        if not improved:
+            break
+    return modes, here
+
+
 def refine_modes(
     modes: Modes, grid: FitGrid, *, n_iterations: int = 60, rtol: float = 1e-7
 ) -> LeastDeviation:
     """Returns the local minimum of ∫|ρ - ρ̂| reached from `modes` by regularised Newton steps."""
     here = _SignedError(grid, modes.values)
-    count, quiet, damping, is_converged, residual = 0, 0, 0.0, False, np.inf
+    count, quiet, is_converged, residual = 0, 0, False, np.inf
+    radius = np.sqrt(here.total)
     while count < n_iterations and len(here.crossings):
-        gradient, hessian, triangle = _newton_model(modes, here)
-        if not (np.all(np.isfinite(gradient)) and np.all(np.isfinite(hessian))):
+        model = _NewtonModel(modes, here)
+        if not (np.all(np.isfinite(model.gradient)) and np.all(np.isfinite(model.hessian))):
             break
-        curvature, vectors = np.linalg.eigh(hessian)
-        along = vectors.T @ gradient
-        size = np.abs(curvature)
-        top = size.max()
-        if top == 0:
-            break
+        curvature, vectors = np.linalg.eigh(model.hessian)
+        along = vectors.T @ model.gradient
+        size = np.maximum(np.abs(curvature), 1e-12 * np.abs(curvature).max())
         count += 1
         accepted = False
-        for _ in range(12):
-            move = -vectors @ (along / (np.maximum(size, 1e-10 * top) + damping * top))
-            step = scipy.linalg.solve_triangular(triangle, move, check_finite=False)
-            shrink = min(1.0, 0.7 / max(np.abs(step).max(), 1e-300))
-            promised = -0.5 * shrink * float(gradient @ move)
-            trial = modes.stepped(shrink * step)
-            if trial.is_stable():
+        for _ in range(10):
+            move = -vectors @ _bounded_step(along, size, radius)
+            promised = -float(model.gradient @ move + 0.5 * move @ (model.hessian @ move))
+            promised = max(promised, -0.5 * float(model.gradient @ move))
+            trial = model.moved(move)
+            if trial is not None:
                 there = _SignedError(grid, trial.values)
+                if there.total < 3 * here.total:
+                    trial, there = _settled(trial, there, grid, 3)
                 if there.total < here.total:
                     accepted = True
                     break
             if promised < rtol * here.total:
                 break
-            damping = max(6 * damping, 1e-6)
+            radius = 0.3 * min(radius, float(np.linalg.norm(move)))
         residual = promised / max(here.total, 1e-300)
         if not accepted:
             is_converged = promised < 1e-4 * here.total
             break
         gain = here.total - there.total
+        length = float(np.linalg.norm(move))
+        if gain > 0.7 * promised:
+            radius = max(radius, 2 * length)
+        elif gain < 0.2 * promised:
+            radius = 0.5 * length
         modes, here = trial, there
-        damping = damping / 16 if damping > 1e-8 else 0.0
         quiet = quiet + 1 if gain < rtol * here.total else 0
         if quiet >= 2:
             is_converged = True
             break
     return LeastDeviation(modes, here.total, count, is_converged, residual)
+
+
+def _bounded_step(along: np.ndarray, size: np.ndarray, radius: float) -> np.ndarray:
+    """Returns along/(size + μ) with the least μ ≥ 0 that keeps its length within `radius`."""
+    step = along / size
+    if np.linalg.norm(step) <= radius:
+        return step
+    low, high = 0.0, float(np.linalg.norm(along)) / radius
+    for _ in range(60):
+        middle = (low + high) / 2
+        if np.linalg.norm(along / (size + middle)) > radius:
+            low = middle
+        else:
+            high = middle
+    return along / (size + high)
 
 
 @references("golub1973differentiation")
@@ -305,6 +409,9 @@ def reweighted_sections(
     fitted = project(sections, grid.nodes, base, values * base[:, None], derivatives=False)
     best: LeastSquares | None = None
     best_error = np.inf
+    window = 2 * (len(grid.nodes) // len(grid.panels.starts))
+    scale = np.abs(values).sum(axis=1)
+    scale = np.maximum(scale, 1e-30 * scale.max())
     amplitudes = fitted.amplitudes
     trial = LeastSquares(sections, amplitudes, np.inf, 0, False)
     for k in range(n_rounds + 1):
@@ -314,10 +421,9 @@ def reweighted_sections(
             best, best_error = dataclasses.replace(trial, cost=total), total
         elif total > 1.2 * best_error or k == n_rounds:
             break
-        # A mass below which every node counts alike keeps the weights finite.
-        mass = np.sort(error * grid.weights)
-        floor = 0.6**k * total / grid.effective_support
-        del mass
+        # Weights follow the local envelope of the error first and its zeros later.
+        envelope = scipy.ndimage.maximum_filter1d(error, window)
+        floor = np.maximum(0.75**k * envelope, 1e-14 * scale)
         rows = base / np.sqrt(np.maximum(error, floor))
         trial = refine_sections(
             sections, grid.nodes, rows, values * rows[:, None], n_iterations=n_steps, rtol=1e-4
