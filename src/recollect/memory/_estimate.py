@@ -18,9 +18,14 @@ from recollect._core._references import references
 from recollect._core._status import Status
 from recollect.memory._records import Record, read_records
 from recollect.memory._rows import ExplicitRows
-from recollect.memory._selection import Choice, choose, posterior_of
+from recollect.memory._selection import Choice, RegressionData, choose, posterior_of
+from recollect.memory._stream import Stream, blocks_of
 
 _OWNER = "estimate_kernel"
+_MAX_LAGS = 20_000
+# Up to here every row is kept: any sampling, any gaps. Beyond, running sums take over.
+_EXPLICIT_ROWS = 20_000
+_FEWEST_ROWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,126 +166,183 @@ def estimate_kernel(
     dt = require_positive("dt", dt)
     require_choice("noise", noise, ("auto", "white", "correlated"))
     require_choice("initial_state", initial_state, ("unknown", "rest"))
-    records = read_records(inputs, outputs, output_times, dt=dt, owner=_OWNER)
-    scales = _Scales(records, initial_state)
-    longest = _longest_lag(records, horizon, n_lags, dt)
-    is_fixed = horizon is not None or n_lags is not None
-    timescales = _transient_timescales(records, initial_state)
-    sources, choices = [], []
-    for o in range(scales.n_outputs):
-        data = ExplicitRows(scales.records, o, scales.past, timescales)
-        choice = choose(data, longest, is_fixed=is_fixed, noise=noise)
+    limit = _lag_limit(horizon, n_lags, dt)
+    table = _read(inputs, outputs, output_times, dt, limit, initial_state)
+    longest = min(limit or _MAX_LAGS, max(table.longest_record // 2, 2))
+    if limit is not None:
+        longest = min(limit, table.longest_record)
+    choices = []
+    for data in table.sources:
+        choice = choose(data, longest, is_fixed=limit is not None, noise=noise)
         if initial_state == "unknown":
-            n_skipped = _burn_in(data, choice)
+            n_skipped = _burn_in(data, choice, table.longest_record)
             if n_skipped:
-                data = ExplicitRows(scales.records, o, scales.past, timescales, n_skipped)
-                choice = choose(data, longest, is_fixed=is_fixed, noise=noise)
-        sources.append(data)
+                data.skip(n_skipped)
+                choice = choose(data, longest, is_fixed=limit is not None, noise=noise)
         choices.append(choice)
     edges = functools.reduce(np.union1d, [choice.edges for choice in choices])
-    return _assemble(scales, sources, choices, edges, dt, timescales)
+    return _assemble(table, choices, edges, dt)
 
 
-class _Scales:
-    """Inputs and outputs brought to zero mean and unit variance, so that units do not matter."""
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Records brought to zero mean and unit variance, so that units do not matter."""
 
-    def __init__(self, records: list[Record], initial_state: str):
-        x = np.concatenate([r.inputs for r in records])
-        y = np.concatenate([r.outputs for r in records])
-        self.n_inputs, self.n_outputs = x.shape[1], y.shape[1]
-        self.x_mean, self.x_std = x.mean(axis=0), x.std(axis=0)
-        for i in range(self.n_inputs):
-            if self.x_std[i] <= 1e-12 * max(abs(self.x_mean[i]), 1e-300):
-                raise invalid("inputs", "an input that varies", f"channel {i} constant")
-        self.y_mean, self.y_std = np.empty(self.n_outputs), np.empty(self.n_outputs)
-        for o in range(self.n_outputs):
-            seen = y[np.isfinite(y[:, o]), o]
-            if len(seen) < 8:
-                raise invalid("outputs", "at least 8 samples", f"{len(seen)} in channel {o}")
-            self.y_mean[o], self.y_std[o] = seen.mean(), seen.std()
-            if self.y_std[o] <= 1e-12 * max(abs(self.y_mean[o]), 1e-300):
-                raise invalid("outputs", "an output that varies", f"channel {o} constant")
-        self.past = (
-            np.zeros(self.n_inputs) if initial_state == "unknown" else -self.x_mean / self.x_std
-        )
-        self.records = [
-            dataclasses.replace(
-                r,
-                inputs=(r.inputs - self.x_mean) / self.x_std,
-                outputs=(r.outputs - self.y_mean) / self.y_std,
+    sources: list[RegressionData]
+    n_records: int
+    longest_record: int
+    timescales: np.ndarray
+    x_mean: np.ndarray
+    x_std: np.ndarray
+    y_mean: np.ndarray
+    y_std: np.ndarray
+
+
+def _read(
+    inputs: Any,
+    outputs: Any,
+    output_times: Any,
+    dt: float,
+    limit: int | None,
+    initial_state: str,
+) -> _Table:
+    if outputs is None:
+        if not hasattr(inputs, "__iter__") or hasattr(inputs, "shape"):
+            raise invalid(
+                "outputs", "an array, or an iterator of (inputs, outputs) chunks as inputs", "None"
             )
-            for r in records
-        ]
+        return _read_chunks([inputs], limit, initial_state)
+    records = read_records(inputs, outputs, output_times, dt=dt, owner=_OWNER)
+    n_rows = sum(len(record.times) for record in records)
+    if n_rows > _EXPLICIT_ROWS and all(record.is_regular for record in records):
+        return _read_chunks(
+            [[(record.inputs, record.outputs)] for record in records], limit, initial_state
+        )
+    return _read_rows(records, initial_state)
 
 
-def _longest_lag(
-    records: list[Record], horizon: float | None, n_lags: int | None, dt: float
-) -> int:
+def _read_chunks(streams: list[Any], limit: int | None, initial_state: str) -> _Table:
+    stream, waiting = None, []
+    for chunks in streams:
+        for x, y in blocks_of(chunks, owner=_OWNER):
+            if stream is None:
+                n_lags = limit or _MAX_LAGS
+                timescales = _transient_timescales(n_lags // 2, initial_state)
+                stream = Stream(n_lags, timescales, x, y, at_rest=initial_state == "rest")
+                waiting = [(x, y)] if len(streams) == 1 and len(x) <= _EXPLICIT_ROWS else []
+            stream.add(x, y)
+        if stream is not None:
+            stream.close()
+    if stream is None:
+        raise invalid("inputs", "at least one chunk", "an empty iterator")
+    if waiting:
+        # A short stream is an array in pieces.
+        records = read_records(*waiting[0], None, dt=1.0, owner=_OWNER)
+        return _read_rows(records, initial_state)
+    return _Table(
+        sources=list(stream.sources()),
+        n_records=len(stream.sums),
+        longest_record=stream.longest_record,
+        timescales=stream.timescales,
+        x_mean=stream.x_mean,
+        x_std=stream.x_std,
+        y_mean=stream.y_mean,
+        y_std=stream.y_std,
+    )
+
+
+def _read_rows(records: list[Record], initial_state: str) -> _Table:
+    x = np.concatenate([record.inputs for record in records])
+    y = np.concatenate([record.outputs for record in records])
+    x_mean, x_std = x.mean(axis=0), x.std(axis=0)
+    for i in range(x.shape[1]):
+        if x_std[i] <= 1e-12 * max(abs(x_mean[i]), 1e-300):
+            raise invalid("inputs", "an input that varies", f"channel {i} constant")
+    y_mean, y_std = np.empty(y.shape[1]), np.empty(y.shape[1])
+    for o in range(y.shape[1]):
+        seen = y[np.isfinite(y[:, o]), o]
+        if len(seen) < _FEWEST_ROWS:
+            raise invalid(
+                "outputs", f"at least {_FEWEST_ROWS} samples", f"{len(seen)} in channel {o}"
+            )
+        y_mean[o], y_std[o] = seen.mean(), seen.std()
+        if y_std[o] <= 1e-12 * max(abs(y_mean[o]), 1e-300):
+            raise invalid("outputs", "an output that varies", f"channel {o} constant")
+    past = np.zeros(x.shape[1]) if initial_state == "unknown" else -x_mean / x_std
+    standardised = [
+        dataclasses.replace(
+            record,
+            inputs=(record.inputs - x_mean) / x_std,
+            outputs=(record.outputs - y_mean) / y_std,
+        )
+        for record in records
+    ]
+    longest = max(len(record.inputs) for record in records)
+    timescales = _transient_timescales(longest // 4, initial_state)
+    return _Table(
+        sources=[ExplicitRows(standardised, o, past, timescales) for o in range(y.shape[1])],
+        n_records=len(records),
+        longest_record=longest,
+        timescales=timescales,
+        x_mean=x_mean,
+        x_std=x_std,
+        y_mean=y_mean,
+        y_std=y_std,
+    )
+
+
+def _lag_limit(horizon: float | None, n_lags: int | None, dt: float) -> int | None:
     if horizon is not None and n_lags is not None:
         raise invalid("n_lags", "horizon or n_lags, not both", "both")
     if n_lags is not None:
         return require_count("n_lags", n_lags)
     if horizon is not None:
         return max(1, round(require_positive("horizon", horizon) / dt))
-    return max(2, min(max(len(r.inputs) for r in records) // 2, 20_000))
+    return None
 
 
-def _transient_timescales(records: list[Record], initial_state: str) -> np.ndarray:
+def _transient_timescales(longest: int, initial_state: str) -> np.ndarray:
     if initial_state == "rest":
         return np.zeros(0)
-    longest = max(len(r.inputs) for r in records) / 4
-    return np.geomspace(1.0, max(longest, 2.0), max(2, int(np.ceil(np.log(longest) / np.log(3)))))
+    longest = max(longest, 2)
+    return np.geomspace(1.0, longest, max(2, int(np.ceil(np.log(longest) / np.log(3)))))
 
 
-def _burn_in(data: ExplicitRows, choice: Choice) -> int:
+def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
     """Returns the leading steps whose residual is far above the noise of the rest.
 
     Inputs before the record reach the output unsmoothed through a delay: no smooth transient
     describes that, so such rows are left out.
     """
     posterior = posterior_of(data, choice.edges, choice.correlation)
-    data.nuisance_fit(choice.edges, posterior.mean, choice.correlation)
-    n_skipped = 0
-    longest = max(len(r.inputs) for r in data.records)
-    n_block = 8
+    typical = data.nuisance_fit(choice.edges, posterior.mean, choice.correlation).residual_variance
+    heads = data.head_residuals(choice.edges, posterior.mean, choice.correlation)
+    n_skipped, n_block = 0, 8
     while 2 * n_block <= min(longest // 3, 2 * int(choice.edges[-1])):
-        early, late = [], []
-        for times, residual in zip(data.times, data.residuals, strict=True):
-            early.append(residual[(times > n_block // 2) & (times <= n_block)])
-            late.append(residual[times > longest // 3])
-        early, late = np.concatenate(early), np.concatenate(late)
-        if len(early) > 3 and np.mean(early**2) > (1 + 6 * np.sqrt(2 / len(early))) * np.mean(
-            late**2
-        ):
+        block = np.concatenate([r[(t > n_block // 2) & (t <= n_block)] for t, r in heads])
+        if len(block) > 3 and np.mean(block**2) > (1 + 6 * np.sqrt(2 / len(block))) * typical:
             n_skipped = n_block
         n_block = int(np.ceil(1.3 * n_block))
     return n_skipped
 
 
-def _assemble(
-    scales: _Scales,
-    sources: list[ExplicitRows],
-    choices: list[Choice],
-    edges: np.ndarray,
-    dt: float,
-    timescales: np.ndarray,
-) -> KernelEstimate:
-    p, n_in, n_out = len(edges) - 1, scales.n_inputs, scales.n_outputs
+def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float) -> KernelEstimate:
+    p, n_in, n_out = len(edges) - 1, len(table.x_mean), len(table.y_mean)
     q = p * n_in
     kernel, stderr = np.empty((p, n_out, n_in)), np.empty((p, n_out, n_in))
     covariance, gram = np.empty((n_out, q, q)), np.empty((n_out, q, q))
     cross, power, count = np.empty((n_out, q)), np.empty(n_out), np.empty(n_out, dtype=np.int64)
     offset, offset_stderr, explained = np.empty(n_out), np.empty(n_out), np.empty(n_out)
     noise_std, evidence = np.empty(n_out), np.empty(n_out)
-    transients = np.zeros((len(scales.records), len(timescales), n_out))
+    transients = np.zeros((table.n_records, len(table.timescales), n_out))
     # A constant shift of the input moves the offset by the shift times the step response.
-    static = np.tile(scales.x_mean / scales.x_std, p) * np.repeat(np.diff(edges), n_in)
-    for o, (data, choice) in enumerate(zip(sources, choices, strict=True)):
+    static = np.tile(table.x_mean / table.x_std, p) * np.repeat(np.diff(edges), n_in)
+    for o, (data, choice) in enumerate(zip(table.sources, choices, strict=True)):
         equations = data.equations(edges, choice.correlation)
         posterior = posterior_of(data, edges, choice.correlation, max_iterations=150)
-        variance, y_std = posterior.noise_variance, scales.y_std[o]
+        variance, y_std = posterior.noise_variance, table.y_std[o]
         # From standardised step coefficients to ρ: unit output / (input time).
-        to_kernel = y_std / (np.tile(scales.x_std, p) * dt)
+        to_kernel = y_std / (np.tile(table.x_std, p) * dt)
         covariance[o] = posterior.covariance * np.outer(to_kernel, to_kernel)
         kernel[:, o, :] = (posterior.mean * to_kernel).reshape(p, n_in)
         stderr[:, o, :] = np.sqrt(np.maximum(np.diag(covariance[o]), 0)).reshape(p, n_in)
@@ -288,7 +350,7 @@ def _assemble(
         cross[o] = equations.cross / to_kernel / variance
         power[o], count[o] = equations.power / variance, equations.n_samples
         rest = data.nuisance_fit(edges, posterior.mean, choice.correlation)
-        offset[o] = scales.y_mean[o] + y_std * (rest.offset - static @ posterior.mean)
+        offset[o] = table.y_mean[o] + y_std * (rest.offset - static @ posterior.mean)
         slope = rest.offset_slope - static
         offset_stderr[o] = y_std * np.sqrt(
             rest.offset_variance * variance + slope @ posterior.covariance @ slope
@@ -316,7 +378,7 @@ def _assemble(
         explained_variance=explained,
         log_evidence=evidence,
         statistics=KernelStatistics(gram, cross, power, count, edges * dt, n_in),
-        transient_timescales=timescales * dt,
+        transient_timescales=table.timescales * dt,
         transient_amplitudes=transients,
         status=Status(),
         warnings=(),

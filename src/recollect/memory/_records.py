@@ -49,8 +49,8 @@ def read_records(
     n_inputs = n_outputs = None
     for origin, (x, y, t) in enumerate(zip(many, outs, times, strict=True)):
         name = "" if len(many) == 1 else f"[{origin}]"
-        x = _channels(f"inputs{name}", x, owner)
-        y = _channels(f"outputs{name}", y, owner)
+        x = channels(f"inputs{name}", x, owner)
+        y = channels(f"outputs{name}", y, owner)
         n_inputs, n_outputs = n_inputs or x.shape[1], n_outputs or y.shape[1]
         if x.shape[1] != n_inputs:
             raise invalid(f"inputs{name}", f"{n_inputs} channels, as the first", f"{x.shape[1]}")
@@ -100,7 +100,7 @@ def _cut(
     return records
 
 
-def _channels(argument: str, value: Any, owner: str) -> np.ndarray:
+def channels(argument: str, value: Any, owner: str) -> np.ndarray:
     if is_tracer(value):
         host_float64(argument, value, owner=owner)
     try:

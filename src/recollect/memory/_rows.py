@@ -57,6 +57,7 @@ class ExplicitRows:
     ):
         self.n_inputs = records[0].inputs.shape[1]
         self.records, self.past = records, past
+        self.output, self.timescales = output, timescales
         self.times, self.values, self.bases, self.from_bases = [], [], [], []
         for record in records:
             seen = np.isfinite(record.outputs[:, output]) & (record.times > n_skipped)
@@ -157,6 +158,18 @@ class ExplicitRows:
             residual_variance=float(np.mean(np.concatenate(residuals) ** 2)),
             output_variance=float(everything.var()),
         )
+
+    def skip(self, n_skipped: int) -> None:
+        """Leaves out the first rows of every record."""
+        self.__init__(self.records, self.output, self.past, self.timescales, n_skipped)
+
+    def head_residuals(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns times and residuals of the first rows of every record."""
+        self.nuisance_fit(edges, mean, correlation)
+        kept = [times for times in self.times if len(times)]
+        return list(zip(kept, self.residuals, strict=True))
 
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray:
         """Returns the residual's correlation with the input at every lag, shape (lag, in).

@@ -16,8 +16,9 @@ from recollect.memory._rows import NuisanceFit
 _COARSE = {"n_fine": 16, "n_per_octave": 8}
 _DECAYS = (0.2, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99)
 _MAX_BINS = 700
-# Log evidence that must be lost before a longer horizon is worth its freedom.
-_LOSS = 3.0
+# Log evidence (odds 50:1) that must be lost before a longer horizon is worth its freedom: the
+# largest of a dozen candidates wins by a nat or two where nothing is to be seen.
+_LOSS = 4.0
 
 
 class RegressionData(Protocol):
@@ -36,6 +37,12 @@ class RegressionData(Protocol):
     ) -> NuisanceFit: ...
 
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray: ...
+
+    def skip(self, n_skipped: int) -> None: ...
+
+    def head_residuals(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> list[tuple[np.ndarray, np.ndarray]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +138,15 @@ def choose(data: RegressionData, longest: int, *, is_fixed: bool, noise: str) ->
 
     n, is_saturated = longest, False
     if not is_fixed:
-        best_so_far = attempt(edges, correlation).log_evidence
-        while n > 8:
-            half = max(n // 2, 4)
-            shorter = attempt(_cut(edges, half), correlation).log_evidence
-            if shorter < best_so_far - _LOSS:
-                break
-            n, best_so_far = half, max(best_so_far, shorter)
+        lengths = [longest]
+        while lengths[-1] > 8:
+            lengths.append(max(lengths[-1] // 2, 4))
+        evidence = [attempt(_cut(edges, length), correlation).log_evidence for length in lengths]
+        n = min(
+            length
+            for length, value in zip(lengths, evidence, strict=True)
+            if value > max(evidence) - _LOSS
+        )
         is_saturated = n < longest
         # Twice the shortest sufficient horizon: a cut right behind what can be seen would hide
         # how uncertain the tail is, and costs nothing to avoid.
