@@ -9,6 +9,7 @@ from recollect.memory._estimate import (
     estimate_kernel,
 )
 from recollect.memory._law import LagInterval, MemoryLaw, estimate_law
+from recollect.memory._measure import MemoryProfile, measure_memory
 from recollect.memory._theory import (
     predict_exponential_order,
     predict_memory,
@@ -20,9 +21,11 @@ __all__ = [
     "KernelStatistics",
     "LagInterval",
     "MemoryLaw",
+    "MemoryProfile",
     "NoiseModel",
     "estimate_kernel",
     "estimate_law",
+    "measure_memory",
     "predict_exponential_order",
     "predict_memory",
     "predict_quantile_lag",

@@ -178,7 +178,13 @@ def estimate_kernel(
             n_skipped = _burn_in(data, choice, table.longest_record)
             if n_skipped:
                 data.skip(n_skipped)
-                choice = choose(data, longest, is_fixed=limit is not None, noise=noise)
+                choice = choose(
+                    data,
+                    longest,
+                    is_fixed=limit is not None,
+                    noise=noise,
+                    first_edges=choice.resolving,
+                )
         choices.append(choice)
     edges = functools.reduce(np.union1d, [choice.edges for choice in choices])
     return _assemble(table, choices, edges, dt)

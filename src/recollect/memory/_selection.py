@@ -51,6 +51,7 @@ class Choice:
 
     Attributes:
         edges: of the lag bins, in steps.
+        resolving: coarser edges that resolve the kernel over all lags allowed.
         correlation: e-folding time of the noise in steps (0 for white).
         evidence_gain: log evidence of correlated over white noise.
         is_saturated: False if more lags than were allowed would raise the evidence.
@@ -58,6 +59,7 @@ class Choice:
     """
 
     edges: np.ndarray
+    resolving: np.ndarray
     correlation: float
     evidence_gain: float
     is_saturated: bool
@@ -93,7 +95,14 @@ def posterior_of(
     )
 
 
-def choose(data: RegressionData, longest: int, *, is_fixed: bool, noise: str) -> Choice:
+def choose(
+    data: RegressionData,
+    longest: int,
+    *,
+    is_fixed: bool,
+    noise: str,
+    first_edges: np.ndarray | None = None,
+) -> Choice:
     """Returns bins, noise correlation and horizon by evidence.
 
     Bins are refined where the residual still correlates with the input at single lags; the noise
@@ -101,58 +110,96 @@ def choose(data: RegressionData, longest: int, *, is_fixed: bool, noise: str) ->
     correlated noise and correlated noise looks like memory; the horizon is the shortest that
     loses no evidence.
     """
-    n_evaluations = 0
-
-    def attempt(edges: np.ndarray, correlation: float) -> Posterior:
-        nonlocal n_evaluations
-        posterior = posterior_of(data, edges, correlation, longest=longest)
-        n_evaluations += posterior.n_iterations
-        return posterior
-
-    edges = graded_edges(longest, **_COARSE)
-    correlation, gain = 0.0, 0.0
-    for _ in range(6):
-        posterior = attempt(edges, correlation)
-        finer = _refined(edges, data.score(edges, posterior.mean, correlation))
-        if len(finer) == len(edges) or len(finer) * data.n_inputs > _MAX_BINS:
-            break
-        edges = finer
-
-    if noise != "white":
-        gap = data.typical_gap
-        white = attempt(edges, 0.0).log_evidence
-        times = [-gap / np.log(decay) for decay in _DECAYS]
-        evidence = [attempt(edges, time).log_evidence for time in times]
-        best = int(np.argmax(evidence))
-        gain = evidence[best] - white
-        if noise == "correlated" or gain > 2.0:
-            low = times[best - 1] if best else times[0] / 3
-            high = times[best + 1] if best + 1 < len(times) else times[-1] * 4
-            found = scipy.optimize.minimize_scalar(
-                lambda log_time: -attempt(edges, float(np.exp(log_time))).log_evidence,
-                bounds=(np.log(low), np.log(high)),
-                method="bounded",
-                options={"maxiter": 9, "xatol": 0.03},
-            )
-            correlation, gain = float(np.exp(found.x)), float(-found.fun) - white
-
-    n, is_saturated = longest, False
+    search = _Search(data, longest)
+    if first_edges is None:
+        edges = _resolving_edges(search, graded_edges(longest, **_COARSE))
+    else:
+        edges = np.union1d(graded_edges(longest, **_COARSE), first_edges)
+    correlation, gain = _noise_correlation(search, edges, noise)
+    n, is_saturated = longest, is_fixed
     if not is_fixed:
-        lengths = [longest]
-        while lengths[-1] > 8:
-            lengths.append(max(lengths[-1] // 2, 4))
-        evidence = [attempt(_cut(edges, length), correlation).log_evidence for length in lengths]
-        n = min(
-            length
-            for length, value in zip(lengths, evidence, strict=True)
-            if value > max(evidence) - _LOSS
-        )
+        n = _sufficient_horizon(search, edges, correlation)
         is_saturated = n < longest
         # Twice the shortest sufficient horizon: a cut right behind what can be seen would hide
         # how uncertain the tail is, and costs nothing to avoid.
         n = min(2 * n, longest)
     fine = np.union1d(_cut(edges, n), graded_edges(n))
-    return Choice(fine, correlation, gain, is_saturated or is_fixed, n_evaluations)
+    return Choice(fine, edges, correlation, gain, is_saturated, search.n_evaluations)
+
+
+class _Search:
+    """Fits of one data set, each started where the last one ended if the problem is large."""
+
+    def __init__(self, data: RegressionData, longest: int):
+        self.data, self.longest, self.n_evaluations = data, longest, 0
+        self.last: tuple[np.ndarray, np.ndarray, Posterior] | None = None
+
+    def fit(self, edges: np.ndarray, correlation: float, *, n_bins: int | None = None) -> Posterior:
+        """Returns the posterior on the first `n_bins` of the bins between `edges`."""
+        equations = self.data.equations(edges, correlation)
+        n_inputs = self.data.n_inputs
+        is_large = (len(edges) - 1) * n_inputs > 150
+        if is_large and self.last is not None and np.array_equal(self.last[0], edges):
+            _, components, before = self.last
+            start, limit = (before.weights, before.noise_variance), 20
+        else:
+            components = scaled_components(edges, equations, n_inputs, self.longest)
+            start, limit = None, 60
+        if n_bins is not None:
+            q = n_bins * n_inputs
+            equations = dataclasses.replace(
+                equations, gram=equations.gram[:q, :q], cross=equations.cross[:q]
+            )
+            components = components[:, :n_bins, :n_bins]
+        posterior = maximise_evidence(
+            equations, components, n_groups=n_inputs, start=start, max_iterations=limit
+        )
+        self.n_evaluations += posterior.n_iterations
+        if n_bins is None:
+            self.last = (edges, components, posterior)
+        return posterior
+
+
+def _resolving_edges(search: _Search, edges: np.ndarray) -> np.ndarray:
+    for _ in range(6):
+        posterior = search.fit(edges, 0.0)
+        finer = _refined(edges, search.data.score(edges, posterior.mean, 0.0))
+        if len(finer) == len(edges) or len(finer) * search.data.n_inputs > _MAX_BINS:
+            break
+        edges = finer
+    return edges
+
+
+def _noise_correlation(search: _Search, edges: np.ndarray, noise: str) -> tuple[float, float]:
+    if noise == "white":
+        return 0.0, 0.0
+    gap = search.data.typical_gap
+    white = search.fit(edges, 0.0).log_evidence
+    times = [-gap / np.log(decay) for decay in _DECAYS]
+    evidence = [search.fit(edges, time).log_evidence for time in times]
+    best = int(np.argmax(evidence))
+    gain = evidence[best] - white
+    if noise == "auto" and gain < 2.0:
+        return 0.0, gain
+    low = times[best - 1] if best else times[0] / 3
+    high = times[best + 1] if best + 1 < len(times) else times[-1] * 4
+    found = scipy.optimize.minimize_scalar(
+        lambda log_time: -search.fit(edges, float(np.exp(log_time))).log_evidence,
+        bounds=(np.log(low), np.log(high)),
+        method="bounded",
+        options={"maxiter": 9, "xatol": 0.03},
+    )
+    return float(np.exp(found.x)), float(-found.fun) - white
+
+
+def _sufficient_horizon(search: _Search, edges: np.ndarray, correlation: float) -> int:
+    search.fit(edges, correlation)
+    counts = [len(edges) - 1]
+    while edges[counts[-1]] > 8:
+        counts.append(int(np.searchsorted(edges, edges[counts[-1]] / 2)))
+    evidence = [search.fit(edges, correlation, n_bins=count).log_evidence for count in counts]
+    enough = [c for c, e in zip(counts, evidence, strict=True) if e > max(evidence) - _LOSS]
+    return int(edges[min(enough)])
 
 
 def _cut(edges: np.ndarray, n: int) -> np.ndarray:
