@@ -73,7 +73,66 @@ def _affine() -> models.AffineRNN:
     return models.AffineRNN(network, [0.5, -1.0], [1.0, 2.0, 3.0], 0.1 * np.arange(1.0, 6.0))
 
 
+def _weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    rng = _rng()
+    return [rng.standard_normal(shape) / np.sqrt(shape[-1]) for shape in shapes]
+
+
+def _dense_nonlinear(kind: Any, activation: str) -> Any:
+    W, U, C = _weights((6, 6), (6, 2), (3, 6))
+    return kind(W - (kind is models.ResidualRNN) * np.eye(6), U, C, activation=activation)
+
+
+def _gated(kind: Any, n_gates: int) -> Any:
+    U, W, b, d, C = _weights(
+        (5 * n_gates, 2), (5 * n_gates, 5), (5 * n_gates,), (5 * n_gates,), (3, 5)
+    )
+    return kind(U, W, b, d, C)
+
+
+def _layer(**options: Any) -> models.StateSpaceLayer:
+    mix, skip, bias = _weights((2, 2), (2, 2), (2,))
+    return models.StateSpaceLayer(_complex(), mix, skip, 0 * bias + 1e-300, **options)
+
+
+def _stack() -> models.Stack:
+    U, W, C = _weights((15, 2), (15, 5), (1, 5))
+    return models.Stack(
+        [
+            _layer(activation="gelu", is_residual=True),
+            models.GRU(U, W),
+            models.LinearRNN(-np.eye(5), np.eye(5), C),
+        ]
+    )
+
+
+def _attention(window: int | None) -> models.CausalAttention:
+    q, k, v, C = _weights((4, 2), (4, 2), (4, 2), (3, 4))
+    return models.CausalAttention(q, k, v, C, np.array([0.1, 0.5]), window=window)
+
+
 MODELS = {
+    "ResidualRNN tanh": Case(lambda: _dense_nonlinear(models.ResidualRNN, "tanh"), is_linear=False),
+    "ResidualRNN gelu": Case(lambda: _dense_nonlinear(models.ResidualRNN, "gelu"), is_linear=False),
+    "ElmanRNN tanh": Case(lambda: _dense_nonlinear(models.ElmanRNN, "tanh"), is_linear=False),
+    "ElmanRNN hardtanh": Case(
+        lambda: _dense_nonlinear(models.ElmanRNN, "hardtanh"), is_linear=False
+    ),
+    "ElmanRNN relu": Case(lambda: _dense_nonlinear(models.ElmanRNN, "relu"), is_linear=False),
+    "DiagonalNonlinearRNN": Case(
+        lambda: models.DiagonalNonlinearRNN(*_weights((6,), (6, 2), (1, 6)), readout="trained"),
+        is_linear=False,
+    ),
+    "GRU": Case(lambda: _gated(models.GRU, 3), is_linear=False, is_homogeneous=False),
+    "LSTM": Case(lambda: _gated(models.LSTM, 4), is_linear=False, is_homogeneous=False),
+    "SelectiveRNN": Case(
+        lambda: models.SelectiveRNN([0.05, 0.3, 1.0, 2.0], *_weights((4, 2), (3, 4), (4, 2), (4,))),
+        is_linear=False,
+    ),
+    "StateSpaceLayer": Case(_layer, is_linear=False),
+    "Stack": Case(_stack, is_linear=False),
+    "CausalAttention": Case(lambda: _attention(None), is_linear=False, is_homogeneous=False),
+    "CausalAttention window": Case(lambda: _attention(9), is_linear=False),
     "AffineRNN": Case(_affine, is_linear=False, is_homogeneous=False),
     "LinearRNN continuous": Case(_dense),
     "LinearRNN Euler": Case(lambda: _dense(discretisation=recollect.Euler()), is_exact=False),

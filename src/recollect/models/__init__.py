@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from recollect.models._affine import AffineRNN
+from recollect.models._attention import CausalAttention
+from recollect.models._gated import GRU, LSTM, SelectiveRNN
 from recollect.models._linear import (
     DiagonalRNN,
     LinearRNN,
@@ -13,8 +15,16 @@ from recollect.models._linear import (
     to_dense,
     to_diagonal,
 )
+from recollect.models._nonlinear import DiagonalNonlinearRNN, ElmanRNN, ResidualRNN
 from recollect.models._record import load, save
-from recollect.models._recurrence import linear_dense_states, linear_diagonal_states
+from recollect.models._recurrence import (
+    choose_form,
+    linear_dense_states,
+    linear_diagonal_states,
+    nonlinear_dense_states,
+    nonlinear_diagonal_states,
+    recur_checkpointed,
+)
 from recollect.models._reparam import (
     Direct,
     DiscreteDirect,
@@ -24,22 +34,36 @@ from recollect.models._reparam import (
     Relu,
     Softplus,
 )
+from recollect.models._state_space import Stack, StateSpaceLayer
 
 __all__ = [
     "AffineRNN",
+    "CausalAttention",
+    "DiagonalNonlinearRNN",
     "DiagonalRNN",
     "Direct",
     "DiscreteDirect",
     "DiscreteInverseSquare",
+    "ElmanRNN",
     "Exponential",
+    "GRU",
     "InverseSquare",
+    "LSTM",
     "LinearRNN",
     "Relu",
+    "ResidualRNN",
+    "SelectiveRNN",
     "Softplus",
     "StabilityMargin",
+    "Stack",
+    "StateSpaceLayer",
+    "choose_form",
     "linear_dense_states",
     "linear_diagonal_states",
     "load",
+    "nonlinear_dense_states",
+    "nonlinear_diagonal_states",
+    "recur_checkpointed",
     "rediscretise",
     "reparameterise",
     "save",

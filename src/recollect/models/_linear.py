@@ -101,9 +101,9 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
         """Number of output channels."""
         return np.shape(self.C)[-2]
 
-    def __call__(self, signal: Signal, *, dt: float) -> Output:
+    def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
-        return self.states(signal, dt=dt) @ self.C.T
+        return self.states(signal, dt=dt, form=form) @ self.C.T
 
     def initial_state(self) -> State:
         """Returns the zero state, shape (width,)."""
@@ -118,12 +118,12 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
         """Returns `C h`, shape (out,)."""
         return self.C @ state
 
-    def states(self, signal: Signal, *, dt: float) -> State:
+    def states(self, signal: Signal, *, dt: float, form: str | None = None) -> State:
         """Returns the states after every sample, shape (time, width)."""
         require_signal("signal", signal, n_inputs=self.n_inputs)
         transition, gain = dense_step(self, dt)
         signal = signal if namespace(signal) is jnp else np.asarray(signal)
-        return linear_dense_states(transition, signal @ gain.T, self.initial_state())
+        return linear_dense_states(transition, signal @ gain.T, self.initial_state(), form=form)
 
     def kernel(self, lags: Lags) -> KernelValues:
         """Returns the memory kernel at `lags`, shape (lag, out, in); zero at negative lags."""
@@ -278,9 +278,9 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         """Amplitudes `a_i = C_i B_i`, shape (width, out, in)."""
         return self.C.T[:, :, None] * self.B[:, None, :]
 
-    def __call__(self, signal: Signal, *, dt: float) -> Output:
+    def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
-        return _real_part(self.states(signal, dt=dt) @ self.C.T)
+        return _real_part(self.states(signal, dt=dt, form=form) @ self.C.T)
 
     def initial_state(self) -> State:
         """Returns the zero state, shape (width,)."""
@@ -296,12 +296,12 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         """Returns `Re C h`, shape (out,)."""
         return _real_part(self.C @ state)
 
-    def states(self, signal: Signal, *, dt: float) -> State:
+    def states(self, signal: Signal, *, dt: float, form: str | None = None) -> State:
         """Returns the states after every sample, shape (time, width)."""
         require_signal("signal", signal, n_inputs=self.n_inputs)
         multipliers, gain = _diagonal_step(self, dt)
         signal = signal if namespace(signal) is jnp else np.asarray(signal)
-        return linear_diagonal_states(multipliers, signal @ gain.T, self.initial_state())
+        return linear_diagonal_states(multipliers, signal @ gain.T, self.initial_state(), form=form)
 
     def kernel(self, lags: Lags) -> KernelValues:
         """Returns the memory kernel at `lags`, shape (lag, out, in); zero at negative lags."""

@@ -17,7 +17,15 @@ import safetensors.numpy
 
 from recollect._core._check import did_you_mean, invalid, is_tracer, wrong_type
 from recollect._core._discretise import Euler, ZeroOrderHold
-from recollect.models import _affine, _linear, _reparam
+from recollect.models import (
+    _affine,
+    _attention,
+    _gated,
+    _linear,
+    _nonlinear,
+    _reparam,
+    _state_space,
+)
 
 _SCHEMA = "recollect.model"
 _VERSION = 1
@@ -32,6 +40,15 @@ _CLASSES: dict[str, type] = {
         _linear.LinearRNN,
         _linear.DiagonalRNN,
         _affine.AffineRNN,
+        _nonlinear.ResidualRNN,
+        _nonlinear.ElmanRNN,
+        _nonlinear.DiagonalNonlinearRNN,
+        _gated.GRU,
+        _gated.LSTM,
+        _gated.SelectiveRNN,
+        _state_space.StateSpaceLayer,
+        _state_space.Stack,
+        _attention.CausalAttention,
         _reparam.Direct,
         _reparam.Relu,
         _reparam.Exponential,
