@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -363,7 +364,7 @@ def _alternating_peaks(error: np.ndarray, n: int) -> np.ndarray:
     cuts = np.flatnonzero(np.diff(sign) != 0) + 1
     edges = np.concatenate([[0], cuts, [len(error)]])
     size = np.abs(error)
-    peaks = [int(a + np.argmax(size[a:b])) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    peaks = [int(a + np.argmax(size[a:b])) for a, b in itertools.pairwise(edges)]
     while len(peaks) > n:
         heights = size[peaks]
         if len(peaks) == n + 1:
