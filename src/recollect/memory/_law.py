@@ -574,16 +574,20 @@ def _seen(
 def _seen_of_posterior(evidence, covariance, edges, n_draws, rng) -> np.ndarray:
     """Returns the same for draws of the kernel estimate itself, with the signs of its mean.
 
-    Signs are held because |noise| would add up to memory that is not there. Nothing beyond
-    the lag window is seen.
+    Signs are held, and lags where the mean is within two standard deviations of zero are left
+    out, because |noise| would add up to memory that is not there. Nothing beyond the lag window
+    is seen.
     """
     width = np.diff(evidence.edges)
+    signs = np.sign(evidence.guess)
+    if covariance is not None:
+        signs = signs * (evidence.guess**2 > 4.0 * np.diag(covariance))
     draws = np.broadcast_to(evidence.guess, (n_draws, len(width)))
     if covariance is not None:
         values, vectors = np.linalg.eigh(0.5 * (covariance + covariance.T))
         root = vectors * np.sqrt(np.maximum(values, 0.0))
         draws = draws + rng.standard_normal(draws.shape) @ root.T
-    grown = np.cumsum(draws * (np.sign(evidence.guess) * width), axis=1)
+    grown = np.cumsum(draws * (signs * width), axis=1)
     grown = np.maximum.accumulate(np.maximum(grown, 0.0), axis=1)
     grown = np.concatenate([np.zeros((n_draws, 1)), grown], axis=1)
     return np.stack([np.interp(edges, evidence.edges, row) for row in grown])
