@@ -5,6 +5,16 @@ from __future__ import annotations
 from recollect.models._affine import AffineRNN
 from recollect.models._attention import CausalAttention
 from recollect.models._gated import GRU, LSTM, SelectiveRNN
+from recollect.models._initialise import (
+    initialise_elman,
+    initialise_from_timescales,
+    initialise_gru,
+    initialise_lru_ring,
+    initialise_lstm,
+    initialise_residual,
+    initialise_s4d_lin,
+    initialise_symmetric,
+)
 from recollect.models._linear import (
     DiagonalRNN,
     LinearRNN,
@@ -35,6 +45,8 @@ from recollect.models._reparam import (
     Softplus,
 )
 from recollect.models._state_space import Stack, StateSpaceLayer
+from recollect.models._stream import evaluate_checkpointed, stream
+from recollect.models._torch import to_torch
 
 __all__ = [
     "AffineRNN",
@@ -58,6 +70,15 @@ __all__ = [
     "Stack",
     "StateSpaceLayer",
     "choose_form",
+    "evaluate_checkpointed",
+    "initialise_elman",
+    "initialise_from_timescales",
+    "initialise_gru",
+    "initialise_lru_ring",
+    "initialise_lstm",
+    "initialise_residual",
+    "initialise_s4d_lin",
+    "initialise_symmetric",
     "linear_dense_states",
     "linear_diagonal_states",
     "load",
@@ -68,6 +89,8 @@ __all__ = [
     "reparameterise",
     "save",
     "stability_margin",
+    "stream",
     "to_dense",
     "to_diagonal",
+    "to_torch",
 ]

@@ -709,7 +709,8 @@ def _equal_steps(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9)
 
 
-def _checked_dt(model: LinearRNN | DiagonalRNN, dt: Any) -> Any:
+def checked_step(model: LinearRNN | DiagonalRNN, dt: Any) -> Any:
+    """Returns the step of a call; a discrete network accepts its own only."""
     if model.dt is None:
         return dt if is_tracer(dt) else require_positive("dt", dt)
     if is_tracer(dt) or not _equal_steps(model.dt, require_positive("dt", dt)):
@@ -721,14 +722,14 @@ def _checked_dt(model: LinearRNN | DiagonalRNN, dt: Any) -> Any:
 
 def dense_step(model: LinearRNN, dt: Any) -> tuple[Any, Any]:
     """Returns (Ā, B̄) of one step of `dt`."""
-    dt = _checked_dt(model, dt)
+    dt = checked_step(model, dt)
     if model.dt is not None:
         return model.A, model.B
     return model.discretisation.dense(model.A, model.B, dt=dt)
 
 
 def _diagonal_step(model: DiagonalRNN, dt: Any) -> tuple[Any, Any]:
-    dt = _checked_dt(model, dt)
+    dt = checked_step(model, dt)
     rates = model.rates
     rule = ZeroOrderHold() if model.dt is not None else model.discretisation
     multipliers, gain = rule.diagonal(rates, dt=dt)
