@@ -19,6 +19,7 @@ from recollect._core._status import Status
 from recollect.memory._records import Record, read_records
 from recollect.memory._rows import ExplicitRows
 from recollect.memory._selection import Choice, RegressionData, choose, posterior_of
+from recollect.memory._soundness import check_excitation, check_feedback
 from recollect.memory._stream import Stream, blocks_of
 
 _OWNER = "estimate_kernel"
@@ -26,6 +27,7 @@ _MAX_LAGS = 20_000
 # Up to here every row is kept: any sampling, any gaps. Beyond, running sums take over.
 _EXPLICIT_ROWS = 20_000
 _FEWEST_ROWS = 8
+_GRAVITY = ("input_not_exciting", "feedback_suspected", "record_too_short")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +185,7 @@ def estimate_kernel(
                     longest,
                     is_fixed=limit is not None,
                     noise=noise,
-                    first_edges=choice.resolving,
+                    first=choice,
                 )
         choices.append(choice)
     edges = functools.reduce(np.union1d, [choice.edges for choice in choices])
@@ -332,6 +334,29 @@ def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
     return n_skipped
 
 
+def _warnings(
+    output: int,
+    choice: Choice,
+    inputs: np.ndarray,
+    residual: np.ndarray | None,
+    edges: np.ndarray,
+    dt: float,
+) -> list[Status]:
+    found = [check_excitation(inputs)]
+    if residual is not None:
+        decay = float(np.exp(-1 / choice.correlation)) if choice.correlation else 0.0
+        found.append(check_feedback(inputs, residual, decay))
+    if not choice.is_saturated:
+        found.append(
+            Status(
+                "record_too_short",
+                f"output {output}: the evidence still grows at the longest lag allowed, "
+                f"{edges[-1] * dt:g}",
+            )
+        )
+    return [status for status in found if status is not None]
+
+
 def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float) -> KernelEstimate:
     p, n_in, n_out = len(edges) - 1, len(table.x_mean), len(table.y_mean)
     q = p * n_in
@@ -343,6 +368,7 @@ def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float
     transients = np.zeros((table.n_records, len(table.timescales), n_out))
     # A constant shift of the input moves the offset by the shift times the step response.
     static = np.tile(table.x_mean / table.x_std, p) * np.repeat(np.diff(edges), n_in)
+    found: list[Status] = []
     for o, (data, choice) in enumerate(zip(table.sources, choices, strict=True)):
         equations = data.equations(edges, choice.correlation)
         posterior = posterior_of(data, edges, choice.correlation, max_iterations=150)
@@ -356,6 +382,8 @@ def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float
         cross[o] = equations.cross / to_kernel / variance
         power[o], count[o] = equations.power / variance, equations.n_samples
         rest = data.nuisance_fit(edges, posterior.mean, choice.correlation)
+        seen_inputs, residual = data.sample(edges, posterior.mean, choice.correlation)
+        found += _warnings(o, choice, seen_inputs, residual, edges, dt)
         offset[o] = table.y_mean[o] + y_std * (rest.offset - static @ posterior.mean)
         slope = rest.offset_slope - static
         offset_stderr[o] = y_std * np.sqrt(
@@ -368,6 +396,7 @@ def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float
     correlation = np.array([choice.correlation for choice in choices]) * dt
     with np.errstate(divide="ignore"):
         autocorrelation = np.exp(-dt / correlation)
+    warnings = tuple(dict.fromkeys(sorted(found, key=lambda s: _GRAVITY.index(s.code))))
     return KernelEstimate(
         kernel=kernel,
         kernel_stderr=stderr,
@@ -386,8 +415,8 @@ def _assemble(table: _Table, choices: list[Choice], edges: np.ndarray, dt: float
         statistics=KernelStatistics(gram, cross, power, count, edges * dt, n_in),
         transient_timescales=table.timescales * dt,
         transient_amplitudes=transients,
-        status=Status(),
-        warnings=(),
+        status=warnings[0] if warnings else Status(),
+        warnings=warnings,
         stats={
             "n_samples": int(count.sum()),
             "n_evaluations": sum(c.n_evaluations for c in choices),

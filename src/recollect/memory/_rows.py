@@ -171,6 +171,20 @@ class ExplicitRows:
         kept = [times for times in self.times if len(times)]
         return list(zip(kept, self.residuals, strict=True))
 
+    def sample(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns inputs and, if regularly sampled, residuals (NaN where missing) of a record."""
+        self.nuisance_fit(edges, mean, correlation)
+        kept = [k for k, times in enumerate(self.times) if len(times)]
+        best = max(range(len(kept)), key=lambda i: len(self.times[kept[i]]))
+        record, times = self.records[kept[best]], self.times[kept[best]]
+        if not record.is_regular:
+            return record.inputs, None
+        residual = np.full(len(record.inputs), np.nan)
+        residual[times.astype(int) - 1] = self.residuals[best]
+        return record.inputs, residual
+
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray:
         """Returns the residual's correlation with the input at every lag, shape (lag, in).
 

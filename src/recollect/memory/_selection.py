@@ -40,6 +40,10 @@ class RegressionData(Protocol):
 
     def skip(self, n_skipped: int) -> None: ...
 
+    def sample(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> tuple[np.ndarray, np.ndarray | None]: ...
+
     def head_residuals(
         self, edges: np.ndarray, mean: np.ndarray, correlation: float
     ) -> list[tuple[np.ndarray, np.ndarray]]: ...
@@ -101,21 +105,21 @@ def choose(
     *,
     is_fixed: bool,
     noise: str,
-    first_edges: np.ndarray | None = None,
+    first: Choice | None = None,
 ) -> Choice:
     """Returns bins, noise correlation and horizon by evidence.
 
     Bins are refined where the residual still correlates with the input at single lags; the noise
     model is judged on bins that resolve the kernel, because unresolved structure looks like
     correlated noise and correlated noise looks like memory; the horizon is the shortest that
-    loses no evidence.
+    loses no evidence. `first` is a choice on nearly the same data to start from.
     """
     search = _Search(data, longest)
-    if first_edges is None:
+    if first is None:
         edges = _resolving_edges(search, graded_edges(longest, **_COARSE))
     else:
-        edges = np.union1d(graded_edges(longest, **_COARSE), first_edges)
-    correlation, gain = _noise_correlation(search, edges, noise)
+        edges = np.union1d(graded_edges(longest, **_COARSE), first.resolving)
+    correlation, gain = _noise_correlation(search, edges, noise, first)
     n, is_saturated = longest, is_fixed
     if not is_fixed:
         n = _sufficient_horizon(search, edges, correlation)
@@ -170,12 +174,17 @@ def _resolving_edges(search: _Search, edges: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _noise_correlation(search: _Search, edges: np.ndarray, noise: str) -> tuple[float, float]:
+def _noise_correlation(
+    search: _Search, edges: np.ndarray, noise: str, first: Choice | None
+) -> tuple[float, float]:
     if noise == "white":
         return 0.0, 0.0
     gap = search.data.typical_gap
     white = search.fit(edges, 0.0).log_evidence
-    times = [-gap / np.log(decay) for decay in _DECAYS]
+    if first is not None and first.correlation > 0:
+        times = [first.correlation / 2.5, first.correlation, first.correlation * 2.5]
+    else:
+        times = [-gap / np.log(decay) for decay in _DECAYS]
     evidence = [search.fit(edges, time).log_evidence for time in times]
     best = int(np.argmax(evidence))
     gain = evidence[best] - white

@@ -139,7 +139,8 @@ class RunningSums:
         beyond = self._beyond(edges, 0, int(edges[-1]) + 2)
         plain[:q, :q] -= beyond[1:].T @ beyond[1:]
         pair[:q, :q] -= beyond[1:].T @ beyond[:-1]
-        # The product of the first row after the end with the last output was never summed.
+        # Lag sums also pair the first row after the end with the last output.
+        pair[:q, q:] -= np.outer(beyond[1], self.previous)
         absent = self.absent
         numbers = np.union1d(absent, absent + 1)
         numbers = numbers[(numbers >= 1) & (numbers < self.n_time)]
@@ -301,6 +302,21 @@ class SummedRows:
             direction = np.concatenate([-mean, [1.0, -fit.offset], -transient])
             heads.append((numbers + 1.0, s.rows(numbers, edges) @ direction))
         return heads
+
+    def sample(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns inputs and residuals (NaN where missing) of the start of the longest record."""
+        fit = self.nuisance_fit(edges, mean, correlation)
+        k = int(np.argmax([s.n_time for s in self.sums]))
+        s = self.sums[k]
+        _, high, _, inputs, _ = s.windows[0]
+        n = min(high, 20_000)
+        direction = np.concatenate([-mean, [1.0, -fit.offset], -fit.transients[k]])
+        residual = s.rows(np.arange(n), edges) @ direction
+        absent = s.absent
+        residual[absent[absent < n]] = np.nan
+        return inputs[:n], residual
 
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray:
         """Returns the residual's correlation with the input at every lag, shape (lag, in)."""
