@@ -187,7 +187,9 @@ def test_abstract_classes_carry_no_fields():
 
     for cls in functional_classes():
         if cls.__name__.startswith("Abstract"):
-            assert not dataclasses.fields(cls), cls.__name__
+            # An AbstractVar demands a field of the concrete class; it stores nothing.
+            stored = [f.name for f in dataclasses.fields(cls) if "AbstractVar" not in str(f.type)]
+            assert not stored, f"{cls.__name__}: {stored}"
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,9 @@ def summary(result: ExponentialSum) -> str:
         "errors:  " + ", ".join(f"{name} {value:.4g}" for name, value in result.errors.items()),
     ]
     slowest = result.slowest_rate
-    lines.append(f"slowest: {slowest:.4g} from the stability boundary (time scale {1 / slowest:.4g})")
+    lines.append(
+        f"slowest: {slowest:.4g} from the stability boundary (time scale {1 / slowest:.4g})"
+    )
     amplitudes = np.asarray(result.amplitudes)
     if np.isfinite(amplitudes).all():
         lines.append(f"{'rate':>24}  {'amplitude':>24}")

@@ -154,6 +154,8 @@ class Table:
         if _is_units_row({name: column[:2] for name, column in cells.items()}):
             first_row = 3
             cells = {name: column[1:] for name, column in cells.items()}
+        if self._delimiter != ",":
+            cells = {name: _decimal_points(column) for name, column in cells.items()}
         return {
             name: Column(name, _as_numbers(column), first_row, self.path.name)
             for name, column in cells.items()
@@ -409,6 +411,13 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray:
         return np.array([float(c) if c and c.lower() not in _EMPTY else np.nan for c in cells])
     except ValueError:
         return np.array(cells, dtype=str)
+
+
+def _decimal_points(cells: Sequence[str]) -> Sequence[str]:
+    # 1,5 is a number where a semicolon separates the columns.
+    if all(re.fullmatch(r"[+-]?\d*,?\d*(?:[eE][+-]?\d+)?", c) for c in cells):
+        return [c.replace(",", ".") for c in cells]
+    return cells
 
 
 _EMPTY = {"nan", "na", "n/a", "null", "none", "-", "missing"}

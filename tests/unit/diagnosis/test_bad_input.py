@@ -1,0 +1,273 @@
+"""Bad input: one clear line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from recollect import cli
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    time = np.arange(200)
+    x = rng.standard_normal(200)
+    y = np.convolve(x, np.exp(-time / 5))[:200]
+    table = np.column_stack([time, x, y])
+    np.savetxt("good.csv", table, delimiter=",", header="time,pump,level", comments="")
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return done.value.code, captured.out, captured.err
+
+
+def refused(capsys, folder, *arguments, saying=()):
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(capsys, *arguments)
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for words in saying:
+        assert words in err
+    assert sorted(folder.rglob("*")) == before
+    return err
+
+
+def rows(folder, name, edit):
+    lines = (folder / "good.csv").read_text().splitlines()
+    edit(lines)
+    (folder / name).write_text("\n".join(lines) + "\n")
+
+
+GOOD = ("--input", "pump", "--output", "level", "--dt", "4s")
+
+
+def test_a_misspelt_column_gets_a_suggestion(capsys, folder):
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        "--input",
+        "pumpe",
+        "--output",
+        "level",
+        "--dt",
+        "4s",
+        saying=["'pumpe'", "did you mean 'pump'?"],
+    )
+
+
+def test_a_missing_column_lists_what_there_is(capsys, folder):
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        "--input",
+        "voltage",
+        "--output",
+        "level",
+        saying=["time, pump, level"],
+    )
+
+
+def test_a_missing_file_gets_a_suggestion(capsys, folder):
+    refused(capsys, folder, "diagnose", "god.csv", *GOOD, saying=["did you mean 'good.csv'?"])
+
+
+@pytest.mark.parametrize(
+    ("cell", "saying"),
+    [
+        ("broken", ["'broken'", "row 12", "--gaps"]),
+        ("", ["row 12", "--gaps interpolate"]),
+        ("nan", ["row 12", "--gaps split"]),
+        ("inf", ["infinity", "row 12"]),
+        ("-1e999", ["infinity", "row 12"]),
+    ],
+)
+def test_a_bad_cell_is_named_by_its_row(capsys, folder, cell, saying):
+    def edit(lines):
+        first, _, last = lines[11].split(",")
+        lines[11] = f"{first},{cell},{last}"
+
+    rows(folder, "bad.csv", edit)
+    refused(capsys, folder, "diagnose", "bad.csv", *GOOD, saying=[*saying, "'pump'"])
+
+
+@pytest.mark.parametrize(("place", "word"), [(1, "input 'pump'"), (2, "output 'level'")])
+def test_a_constant_signal_is_refused(capsys, folder, place, word):
+    def edit(lines):
+        for i in range(1, len(lines)):
+            cells = lines[i].split(",")
+            cells[place] = "3.5"
+            lines[i] = ",".join(cells)
+
+    rows(folder, "flat.csv", edit)
+    refused(capsys, folder, "diagnose", "flat.csv", *GOOD, saying=[word, "constant 3.5"])
+
+
+def test_too_few_samples(capsys, folder):
+    rows(folder, "short.csv", lambda lines: lines.__delitem__(slice(9, None)))
+    refused(capsys, folder, "diagnose", "short.csv", *GOOD, saying=["at least 16"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "saying"),
+    [
+        (lambda lines: lines.insert(20, lines.pop(30)), ["backwards", "row 22"]),
+        (lambda lines: lines.insert(20, lines[20]), ["twice", "row 22"]),
+    ],
+)
+def test_time_must_increase(capsys, folder, edit, saying):
+    rows(folder, "time.csv", edit)
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "time.csv",
+        "--input",
+        "pump",
+        "--output",
+        "level",
+        "--time",
+        "time",
+        saying=saying,
+    )
+
+
+@pytest.mark.parametrize("dt", ["4 parsecs", "zero", "-4s", "0s", "nan", "4s4s"])
+def test_an_unreadable_step(capsys, folder, dt):
+    arguments = ("--input", "pump", "--output", "level", f"--dt={dt}")
+    refused(capsys, folder, "diagnose", "good.csv", *arguments, saying=["--dt"])
+
+
+@pytest.mark.parametrize(
+    ("content", "saying"),
+    [
+        (b"", ["empty"]),
+        (b"\x7fELF\x00\x01\x02\x00binary", ["binary"]),
+        (b"time,pump,level\n", ["single row"]),
+        (b"1,2,3\n4,5,6\n", ["column names"]),
+        (b"a,a\n1,2\n3,4\n", ["twice"]),
+        (b"PK\x03\x04 not an archive", ["NPZ"]),
+        (b"PAR1 not parquet", ["Parquet"]),
+    ],
+)
+def test_an_unreadable_file(capsys, folder, content, saying):
+    (folder / "odd.csv").write_bytes(content)
+    refused(capsys, folder, "diagnose", "odd.csv", *GOOD, saying=saying)
+
+
+def test_a_huge_file_is_not_read(capsys, folder):
+    with open(folder / "huge.csv", "wb") as stream:
+        stream.write(b"pump,level\n1,2\n")
+        stream.truncate(5 * 2**30)
+    refused(capsys, folder, "diagnose", "huge.csv", *GOOD, saying=["4 GiB"])
+
+
+def test_a_directory_is_not_a_table(capsys, folder):
+    refused(capsys, folder, "diagnose", folder, *GOOD, saying=["directory"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written(capsys, folder):
+    locked = folder / "locked"
+    locked.mkdir(mode=0o500)
+    refused(capsys, folder, "diagnose", "good.csv", *GOOD, "--out", locked / "report")
+
+
+def test_a_file_stands_where_the_report_should_go(capsys, folder):
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        *GOOD,
+        "--out",
+        "good.csv",
+        "--force",
+        saying=["--out"],
+    )
+
+
+def test_an_earlier_result_is_never_overwritten(capsys, folder):
+    (folder / "kept").mkdir()
+    (folder / "kept" / "diagnosis.json").write_text("{}")
+    refused(capsys, folder, "diagnose", "good.csv", *GOOD, "--out", "kept", saying=["--force"])
+    assert (folder / "kept" / "diagnosis.json").read_text() == "{}"
+
+
+def test_force_does_not_destroy_what_is_not_ours(capsys, folder):
+    (folder / "thesis").mkdir()
+    (folder / "thesis" / "chapter.txt").write_text("precious")
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        *GOOD,
+        "--out",
+        "thesis",
+        "--force",
+        saying=["other files"],
+    )
+
+
+def test_the_same_column_twice(capsys, folder):
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        "--input",
+        "pump",
+        "--output",
+        "pump",
+        saying=["'pump'"],
+    )
+
+
+def test_half_a_test_record(capsys, folder):
+    refused(
+        capsys,
+        folder,
+        "diagnose",
+        "good.csv",
+        *GOOD,
+        "--test-input",
+        "pump",
+        saying=["both or neither"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "saying"),
+    [
+        (("fit", "1+t", "--width", 4), ["decay"]),
+        (("fit", "1/(1+t)", "--width", 4), ["l1"]),
+        (("fit", "__import__('os').system('ls')", "--width", 4), []),
+        (("fit", "open('good.csv')", "--width", 4), ["open"]),
+        (("fit", "exp(-t", "--width", 4), []),
+        (("fit", "exp(-t)"), ["--width, --error"]),
+        (("fit", "exp(-t)", "--width", 4, "--error", 0.1), ["exactly one"]),
+        (("fit", "exp(-t)", "--width", 0), ["width"]),
+        (("fit", "exp(-t)", "--width", 4, "--norm", "l7"), ["norm"]),
+        (("fit", "good.csv:level", "--width", 4), []),
+        (("diagnose", "good.csv"), ["--input"]),
+        (("diagnoze", "good.csv"), []),
+        (("diagnose", "good.csv", *GOOD, "--inptu", "pump"), ["--inptu"]),
+    ],
+)
+def test_command_lines_that_cannot_be_meant(capsys, folder, arguments, saying):
+    refused(capsys, folder, *arguments, saying=saying)
