@@ -91,7 +91,9 @@ def reduce_exponential_sums(amplitudes, rates, widths) -> tuple[ReducedSum, ...]
     amplitudes, rates = _check_sum(amplitudes, rates)
     widths = tuple(require_count("widths", width) for width in widths)
     values, vectors = hankel_decomposition(amplitudes, rates, n_values=max(widths) + 1)
-    return tuple(_reduce(amplitudes, rates, values, vectors, width) for width in widths)
+    return tuple(
+        reduce_from_decomposition(amplitudes, rates, values, vectors, width) for width in widths
+    )
 
 
 @references("demmel2000accurate", "haut2012fast")
@@ -212,7 +214,8 @@ def _jacobi_svd(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return singular * (work[0] / work[1]), right
 
 
-def _reduce(amplitudes, rates, values, vectors, width: int) -> ReducedSum:
+def reduce_from_decomposition(amplitudes, rates, values, vectors, width: int) -> ReducedSum:
+    """Returns the reduction to `width` exponentials from what `hankel_decomposition` returned."""
     order = np.argsort(rates)
     if width >= len(values):
         found = len(rates) if len(values) == len(rates) else len(values) - 1
