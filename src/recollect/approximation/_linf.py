@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,16 @@ from recollect._core._check import (
 )
 from recollect._core._references import references
 from recollect._core._status import Status
-from recollect.approximation._l2 import Sections, refine_sections
+from recollect.approximation._hankel import hankel_spectrum
+from recollect.approximation._l2 import (
+    Sections,
+    project,
+    refine_sections,
+    section_basis,
+    section_modes,
+    sections_of,
+)
+from recollect.approximation._problem import FitGrid, Poles
 
 _EPS = float(np.finfo(np.float64).eps)
 _POINTS_PER_DECADE = 60
@@ -123,7 +132,7 @@ def fit_minimax_sum(
             "width_beyond_rank",
             f"{rank} exponentials reach {level.error:.3g}, the rounding of the kernel itself",
         )
-    elif gap > 1e-4:
+    elif gap > 1e-4 and level.bound > 0:
         status = Status(
             "precision_limit",
             f"error and bound agree to {gap:.1g} only: rounding reaches the ripples",
@@ -245,39 +254,59 @@ def _leveling_problem(
 
 
 def _level_up(problem: _LevelingProblem, width: int) -> tuple[_Level, list[int]]:
-    """Raises the width step by step: each best sum is the start of the next."""
+    levels = _level_widths(problem, [width])
+    return levels[max(levels)], sorted(levels)
+
+
+def _level_widths(problem: _LevelingProblem, widths: Sequence[int]) -> dict[int, _Level]:
+    """Raises the width step by step: each best sum is the start of the next.
+
+    Holds every width of `widths` that float64 can tell from a smaller one, and those passed
+    through on the way.
+    """
     size = float(np.max(np.abs(problem.values * problem.gains)))
     plain = np.asarray(problem.values, dtype=np.float64)
     below = plain < 0.4 * plain[0]
     knee = problem.lags[np.argmax(below)] if below.any() else problem.lags[-1]
     rates = np.array([-math.log(knee)])
+    levels: dict[int, _Level] = {}
     best: _Level | None = None
-    guess, seen, k = 0.1 * size, [], 1
+    guess, k, last = 0.1 * size, 1, max(widths)
     while True:
         log_rates, log_amplitudes = _ripple_fit(problem, rates, guess)
         level = None
         if log_amplitudes is not None:
             level = _exchange(problem, log_amplitudes, log_rates)
-        is_better = level is not None and (best is None or level.error < 0.9 * best.error)
-        if is_better and level is not None:
-            seen.append(k)
+            if level is None:
+                level = _exact(problem, log_amplitudes, log_rates, size)
+        if level is not None and (best is None or level.error < 0.9 * best.error):
+            ratio = 0.1
             if best is not None:
                 ratio = (level.error / best.error) ** (1 / (k - len(best.log_rates)))
-                guess = level.error * ratio
-            else:
-                guess = 0.1 * level.error
-            best = level
-            if k == width:
-                return best, seen
+            best, guess = level, level.error * ratio
+            levels[k] = level
+            if k == last or level.bound == 0:
+                return levels
             # Wide steps are safe once the shape of the rates is known.
-            k = min(width, max(k + 1, int(1.25 * k)))
+            k = min([max(k + 1, int(1.25 * k)), *(w for w in widths if w > k)])
         elif best is None:
             raise invalid("kernel", "a completely monotone kernel", "one no exponential can follow")
         elif k > len(best.log_rates) + 1:
             k = len(best.log_rates) + 1
         else:
-            return best, seen
+            return levels
         rates = _spread_rates(np.asarray(best.log_rates, dtype=np.float64), k)
+
+
+def _exact(
+    problem: _LevelingProblem, log_amplitudes: np.ndarray, log_rates: np.ndarray, size: float
+) -> _Level | None:
+    """A sum that is the kernel itself to rounding: its error has no ripples to level."""
+    total = np.exp(log_amplitudes - np.multiply.outer(problem.lags, np.exp(log_rates))).sum(axis=1)
+    error = float(np.max(np.abs((problem.values - total) * problem.gains)))
+    if error > 1e-12 * size:
+        return None
+    return _Level(log_amplitudes, log_rates, error, 0.0, np.zeros(0), 0)
 
 
 def _spread_rates(log_rates: np.ndarray, width: int) -> np.ndarray:
@@ -540,3 +569,353 @@ def _solve(factors: tuple[np.ndarray, np.ndarray], right: np.ndarray) -> np.ndar
     for k in range(len(x) - 1, -1, -1):
         x[k] = (x[k] - lu[k, k + 1 :] @ x[k + 1 :]) / lu[k, k]
     return x
+
+
+# --- the room's own calls ---------------------------------------------------------------------
+
+
+def fit_linf(
+    grid: FitGrid,
+    width: int,
+    *,
+    real: bool = False,
+    positive: bool = False,
+    start: Poles | None = None,
+) -> Poles:
+    """Returns the sum of `width` exponentials with the smallest largest error.
+
+    Completely monotone scalar kernels get the certified optimum over real rates; other kernels a
+    local one, with no certificate (`stats["certificate"]` says so).
+
+    Args:
+        grid: the kernel.
+        width: number of exponentials.
+        real: real rates only.
+        positive: positive amplitudes only; for kernels that are not completely monotone the
+            front has other means.
+        start: a fit in another norm to start from.
+    """
+    return fit_linf_widths(grid, [width], real=real, positive=positive, start=start)[width]
+
+
+def fit_linf_widths(
+    grid: FitGrid,
+    widths: Sequence[int],
+    *,
+    real: bool = False,
+    positive: bool = False,
+    start: Poles | None = None,
+) -> dict[int, Poles]:
+    """Returns the fits of several widths, which share the path that leads to the widest."""
+    is_scalar = grid.n_outputs == grid.n_inputs == 1
+    if grid.is_completely_monotone and is_scalar:
+        return _monotone_widths(grid, widths)
+    if positive:
+        raise invalid(
+            "positive",
+            "a completely monotone kernel in this norm",
+            "another kernel",
+            "use norm='l2', or fit its samples",
+        )
+    return {
+        width: _descend(grid, width, real=real, start=start if len(widths) == 1 else None)
+        for width in widths
+    }
+
+
+def _monotone_widths(grid: FitGrid, widths: Sequence[int]) -> dict[int, Poles]:
+    problem = _leveling_problem(
+        lambda lags: grid.kernel(np.asarray(lags, dtype=np.float64)).reshape(lags.shape),
+        0.0,
+        math.inf,
+        is_relative=False,
+    )
+    levels = _level_widths(problem, widths)
+    found = {}
+    for width in widths:
+        reached = max(k for k in levels if k <= width)
+        level = levels[reached]
+        gap = level.error / level.bound - 1 if level.bound > 0 else 0.0
+        if reached < width:
+            status = Status(
+                "width_beyond_rank",
+                f"{reached} exponentials reach {level.error:.3g}: what more would add is rounding",
+            )
+        elif gap > 1e-3:
+            status = Status("precision_limit", f"error and bound agree to {gap:.1g} only")
+        else:
+            status = Status()
+        found[width] = Poles(
+            rates=np.exp(level.log_rates).astype(complex),
+            amplitudes=np.exp(level.log_amplitudes).astype(complex)[:, None, None],
+            error=float(level.error),
+            bound=float(level.bound),
+            status=status,
+            stats={
+                "exchanges": level.n_exchanges,
+                "alternation": np.asarray(level.points, dtype=np.float64),
+                "certificate": "alternation: no sum with real rates is better than the bound",
+            },
+        )
+    return found
+
+
+# --- other kernels ----------------------------------------------------------------------------
+
+
+@references("madsen1975algorithm")
+def _descend(grid: FitGrid, width: int, *, real: bool, start: Poles | None) -> Poles:
+    """Lawson's reweighted least squares, then linear programs in a trust region."""
+    lags = _error_lags(grid)
+    n_channels = grid.n_outputs * grid.n_inputs
+    values = grid.kernel(lags).reshape(len(lags), n_channels)
+    starts = _descent_starts(grid, width, real=real, start=start)
+    fits = [_lawson(sections, lags, values) for sections in starts]
+    fits.sort(key=lambda item: item[2])
+    finals = []
+    for sections, amplitudes, error in fits[:2]:
+        if error > 2 * fits[0][2]:
+            break
+        if n_channels == 1:
+            finals.append(_programmed(grid, sections, amplitudes[:, 0], lags, values[:, 0]))
+        else:
+            finals.append((sections, amplitudes, error, 0))
+    sections, amplitudes, error, n_programs = min(finals, key=lambda item: item[2])
+    rates, modal = section_modes(sections, amplitudes.reshape(len(amplitudes), n_channels))
+    return Poles(
+        rates=rates,
+        amplitudes=modal.reshape(-1, grid.n_outputs, grid.n_inputs),
+        error=float(error),
+        bound=None,
+        status=Status(),
+        stats={"programs": n_programs, "certificate": "none: a local optimum, found by descent"},
+    )
+
+
+def _error_lags(grid: FitGrid) -> np.ndarray:
+    edges = np.array([b for b in grid.breakpoints if b > 0])
+    sides = np.concatenate([edges * (1 - 1e-12), edges * (1 + 1e-12)])
+    return np.unique(np.concatenate([[0.0], grid.nodes, sides]))
+
+
+def _descent_starts(
+    grid: FitGrid, width: int, *, real: bool, start: Poles | None
+) -> list[Sections]:
+    starts = []
+    if start is not None and start.width == width:
+        starts.append(sections_of(start.rates, real=real))
+    rows = np.sqrt(grid.weights)
+    target = grid.values.reshape(len(rows), -1) * rows[:, None]
+    for power in (0.0, 0.5):
+        rates = hankel_spectrum(grid, power=power).rates(width)
+        if len(rates) != width or not np.all(np.isfinite(rates)):
+            continue
+        slowest = 0.1 / float(grid.nodes[-1])
+        rates = np.maximum(np.abs(rates.real), slowest) + 1j * rates.imag
+        first = sections_of(rates, real=real)
+        starts.append(first)
+        starts.append(refine_sections(first, grid.nodes, rows, target, rtol=1e-6).sections)
+    if not starts:
+        spread = np.geomspace(0.2, 5.0 * width, width) / grid.timescale
+        first = sections_of(spread.astype(complex), real=real)
+        starts.append(refine_sections(first, grid.nodes, rows, target, rtol=1e-6).sections)
+    return starts
+
+
+def _lawson(
+    sections: Sections, lags: np.ndarray, values: np.ndarray, *, n_rounds: int = 16
+) -> tuple[Sections, np.ndarray, float]:
+    """Least squares whose weights grow where the error is large."""
+    weight = np.gradient(lags)
+    weight = weight / weight.sum() + 1e-3 / len(lags)
+    best: tuple[Sections, np.ndarray, float] | None = None
+    for turn in range(n_rounds + 1):
+        rows = np.sqrt(weight)
+        if turn:
+            try:
+                sections = refine_sections(
+                    sections, lags, rows, values * rows[:, None], n_iterations=4, rtol=1e-6
+                ).sections
+            except (np.linalg.LinAlgError, ValueError):
+                break
+        solved = project(sections, lags, rows, values * rows[:, None], derivatives=False)
+        basis, _ = section_basis(sections, lags, np.ones(len(lags)), derivatives=False)
+        size = np.abs(values - basis @ solved.amplitudes).sum(axis=1)
+        error = float(size.max())
+        if not math.isfinite(error):
+            break
+        if best is None or error < best[2]:
+            best = (sections, solved.amplitudes, error)
+        if error == 0:
+            break
+        weight = weight * np.maximum(size / error, 1e-3)
+        weight = np.maximum(weight / weight.sum(), 1e-10 / len(lags))
+    assert best is not None
+    return best
+
+
+def _programmed(
+    grid: FitGrid,
+    sections: Sections,
+    amplitudes: np.ndarray,
+    lags: np.ndarray,
+    values: np.ndarray,
+    *,
+    n_programs: int = 40,
+) -> tuple[Sections, np.ndarray, float, int]:
+    """Madsen's linear programs, each followed by Newton's method on the ripples that are level.
+
+    The linearised optimum alone would force tiny steps: the curvature of the sum is far larger
+    than its ripples.
+    """
+    here = _Descent(grid, sections, amplitudes, lags, values)
+    radius, count = 0.1, 0
+    for _ in range(n_programs):
+        count += 1
+        points = here.critical_lags()
+        proposal = here.program(points, radius)
+        if proposal is None:
+            break
+        move, predicted, active = proposal
+        trials = [here.moved(move)]
+        level = trials[0].leveled(active)
+        if level is not None:
+            trials.append(level)
+        trial = min(trials, key=lambda t: t.error)
+        promised = here.error - predicted
+        if trial.error < here.error:
+            gain = here.error - trial.error
+            here = trial
+            radius = min(radius * (3 if gain > 0.5 * promised else 1), 1.0)
+            if gain < 1e-7 * here.error:
+                break
+        else:
+            radius /= 5
+            if radius < 1e-9:
+                break
+        if promised < 1e-6 * here.error:
+            break
+    return here.sections, here.amplitudes, here.error, count
+
+
+class _Descent:
+    """One point of the descent in the largest error of a scalar kernel."""
+
+    def __init__(self, grid: FitGrid, sections, amplitudes, lags, values):
+        self.grid, self.sections, self.amplitudes = grid, sections, amplitudes
+        self.lags, self.values = lags, values
+        with np.errstate(all="ignore"):
+            basis, _ = section_basis(sections, lags, np.ones(len(lags)), derivatives=False)
+            self.residual = values - basis @ amplitudes
+        self.peak_lags, peaks = self._peaks()
+        size = np.concatenate([np.abs(self.residual), np.abs(peaks)])
+        self.error = float(size.max()) if np.all(np.isfinite(size)) else math.inf
+
+    def _peaks(self) -> tuple[np.ndarray, np.ndarray]:
+        """Local extrema of the error between the grid's lags."""
+        e, t = self.residual, self.lags
+        if not np.all(np.isfinite(e)):
+            return np.zeros(0), np.zeros(0)
+        size = np.abs(e)
+        k = np.flatnonzero((size[1:-1] >= size[:-2]) & (size[1:-1] >= size[2:])) + 1
+        k = k[size[k] > 0.1 * size.max()]
+        left, right = t[k] - t[k - 1], t[k + 1] - t[k]
+        # A breakpoint's two sides are no parabola.
+        smooth = np.minimum(left, right) > 1e-9 * t[k]
+        k, left, right = k[smooth], left[smooth], right[smooth]
+        fall, rise = (e[k] - e[k - 1]) / left, (e[k + 1] - e[k]) / right
+        bend = (rise - fall) / (left + right)
+        bend = np.where(bend == 0, np.inf, bend)
+        vertex = t[k] - (fall * right + rise * left) / (left + right) / (2 * bend)
+        points = np.clip(vertex, t[k - 1], t[k + 1])
+        values = self.grid.kernel(points).reshape(len(points))
+        basis, _ = section_basis(self.sections, points, np.ones(len(points)), derivatives=False)
+        return points, values - basis @ self.amplitudes
+
+    def critical_lags(self) -> np.ndarray:
+        near = np.flatnonzero(np.abs(self.residual) > 0.3 * self.error)
+        near = near[:: max(1, len(near) // 200)]
+        spread = np.arange(0, len(self.lags), max(1, len(self.lags) // 100))
+        grid_lags = self.lags[np.unique(np.concatenate([near, spread, [0]]))]
+        sides = [b * (1 + s) for b in self.grid.breakpoints if b > 0 for s in (-1e-12, 1e-12)]
+        return np.unique(np.concatenate([self.peak_lags, grid_lags, sides]))
+
+    def linearise(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The error at `points`, and minus its derivatives in the parameters and amplitudes."""
+        basis, slopes = section_basis(self.sections, points, np.ones(len(points)))
+        assert slopes is not None
+        k, n_pairs = len(self.sections.log_rates), len(self.sections.log_pairs)
+        c = self.amplitudes
+        moves = slopes[:, :k] * c[:k]
+        if n_pairs:
+            pairs = slopes[:, k:].reshape(len(points), n_pairs, 2, 2)
+            bent = np.einsum("npvc,pc->npv", pairs, c[k:].reshape(n_pairs, 2))
+            moves = np.concatenate([moves, bent.reshape(len(points), -1)], axis=1)
+        residual = self.grid.kernel(points).reshape(len(points)) - basis @ c
+        return residual, moves, basis
+
+    def program(self, points: np.ndarray, radius: float):
+        residual, moves, basis = self.linearise(points)
+        scale = self.error
+        columns = np.concatenate([moves, basis], axis=1)
+        norms = np.abs(columns).max(axis=0)
+        norms[norms == 0] = 1.0
+        n_moves = moves.shape[1]
+        matrix = columns / norms / scale
+        ones = np.ones((len(points), 1))
+        upper = np.concatenate([-matrix, -ones], axis=1)
+        lower = np.concatenate([matrix, -ones], axis=1)
+        right = residual / scale
+        limits = [(-radius * norms[j], radius * norms[j]) for j in range(n_moves)]
+        limits += [(None, None)] * basis.shape[1] + [(0, None)]
+        cost = np.zeros(matrix.shape[1] + 1)
+        cost[-1] = 1.0
+        result = scipy.optimize.linprog(
+            cost,
+            A_ub=np.concatenate([upper, lower]),
+            b_ub=np.concatenate([-right, right]),
+            bounds=limits,
+            method="highs",
+        )
+        if result.x is None:
+            return None
+        move = result.x[:-1] / norms
+        after = residual - columns @ (result.x[:-1] / norms)
+        level = float(result.x[-1])
+        active = np.abs(np.abs(after) / scale - level) < 1e-6 * level
+        return move, level * scale, points[active]
+
+    def moved(self, move: np.ndarray) -> _Descent:
+        n = self.sections.vector.size
+        return _Descent(
+            self.grid,
+            self.sections.moved(self.sections.vector + move[:n]),
+            self.amplitudes + move[n:],
+            self.lags,
+            self.values,
+        )
+
+    def leveled(self, points: np.ndarray) -> _Descent | None:
+        """Newton's method for equal ripples at the active lags."""
+        here = self
+        if len(points) < 2 or not math.isfinite(self.error):
+            return None
+        sign: np.ndarray | None = None
+        before = math.inf
+        for _ in range(8):
+            residual, moves, basis = here.linearise(points)
+            if not np.all(np.isfinite(moves)):
+                return None
+            if sign is None:
+                sign = np.sign(residual)
+            columns = np.concatenate([moves, basis, sign[:, None]], axis=1)
+            norms = np.linalg.norm(columns, axis=0) + 1e-300
+            move = np.linalg.lstsq(columns / norms, residual, rcond=1e-15)[0] / norms
+            size = float(np.abs(move[: moves.shape[1]]).max())
+            if not math.isfinite(size) or size > min(0.5, 2 * before):
+                return None
+            before = size
+            here = here.moved(move[:-1])
+            if size < 1e-12:
+                break
+        return here
