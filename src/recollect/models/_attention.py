@@ -15,7 +15,7 @@ from recollect._core._functional import AbstractFunctional
 from recollect._core._types import Array, Output, Signal
 from recollect.models._namespace import as_weight
 from recollect.models._recurrence import evaluate
-from recollect.models._weights import require_step, require_weight, require_width
+from recollect.models._weights import extent, require_step, require_weight, require_width
 
 
 class CausalAttention(AbstractFunctional):
@@ -70,12 +70,12 @@ class CausalAttention(AbstractFunctional):
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.query)[-1]
+        return extent(self.query, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float) -> Output:
         """Returns the output signal, shape (time, out)."""

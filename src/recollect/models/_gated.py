@@ -15,7 +15,7 @@ from recollect.models._activation import activate, softplus
 from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import evaluate, linear_diagonal_states, recur
 from recollect.models._reparam import Exponential
-from recollect.models._weights import require_step, require_weight, require_width
+from recollect.models._weights import extent, require_step, require_weight, require_width
 
 
 class GRU(AbstractRecurrent):
@@ -61,17 +61,17 @@ class GRU(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.state_weights)[-1]
+        return extent(self.state_weights, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.input_weights)[-1]
+        return extent(self.input_weights, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return self.width if self.C is None else np.shape(self.C)[-2]
+        return self.width if self.C is None else extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -153,17 +153,17 @@ class LSTM(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.state_weights)[-1]
+        return extent(self.state_weights, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.input_weights)[-1]
+        return extent(self.input_weights, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return self.width if self.C is None else np.shape(self.C)[-2]
+        return self.width if self.C is None else extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -263,17 +263,17 @@ class SelectiveRNN(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.weights)[-1]
+        return extent(self.weights, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.B)[-1]
+        return extent(self.B, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     @property
     def rates(self) -> Array:

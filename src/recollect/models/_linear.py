@@ -33,6 +33,7 @@ from recollect._core._types import Array, KernelValues, Lags, Output, Signal, St
 from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import linear_dense_states, linear_diagonal_states
 from recollect.models._reparam import Direct
+from recollect.models._weights import equal_steps, extent
 
 
 @references("li2021curse")
@@ -89,17 +90,17 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.A)[-1]
+        return extent(self.A, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.B)[-1]
+        return extent(self.B, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -255,17 +256,17 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units, each number of a conjugate pair counted."""
-        return np.shape(self.weights)[-1]
+        return extent(self.weights, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.B)[-1]
+        return extent(self.B, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     @property
     def rates(self) -> Array:
@@ -440,7 +441,7 @@ def rediscretise(model: LinearRNN | DiagonalRNN, dt: float | None) -> LinearRNN 
     """
     _require_linear(model)
     dt = None if dt is None else require_positive("dt", dt)
-    if model.dt is not None and dt is not None and _equal_steps(model.dt, dt):
+    if model.dt is not None and dt is not None and equal_steps(model.dt, dt):
         return model
     if isinstance(model, LinearRNN):
         if model.dt is not None:
@@ -705,15 +706,11 @@ def _real(name: str, array: Any) -> None:
         raise wrong_type(name, "real floating-point numbers", f"dtype {array.dtype}")
 
 
-def _equal_steps(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-9)
-
-
 def checked_step(model: LinearRNN | DiagonalRNN, dt: Any) -> Any:
     """Returns the step of a call; a discrete network accepts its own only."""
     if model.dt is None:
         return dt if is_tracer(dt) else require_positive("dt", dt)
-    if is_tracer(dt) or not _equal_steps(model.dt, require_positive("dt", dt)):
+    if is_tracer(dt) or not equal_steps(model.dt, require_positive("dt", dt)):
         raise invalid(
             "dt", f"the step {model.dt:g} of this discrete network", dt, "use models.rediscretise"
         )

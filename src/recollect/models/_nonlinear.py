@@ -20,7 +20,7 @@ from recollect.models._recurrence import (
     nonlinear_dense_states,
     nonlinear_diagonal_states,
 )
-from recollect.models._weights import require_step, require_weight, require_width
+from recollect.models._weights import extent, require_step, require_weight, require_width
 
 
 @references("li2021curse", "wang2024inverse")
@@ -60,17 +60,17 @@ class ResidualRNN(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.W)[-1]
+        return extent(self.W, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.U)[-1]
+        return extent(self.U, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -143,17 +143,17 @@ class ElmanRNN(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.W)[-1]
+        return extent(self.W, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.U)[-1]
+        return extent(self.U, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -244,17 +244,17 @@ class DiagonalNonlinearRNN(AbstractRecurrent):
     @property
     def width(self) -> int:
         """Number of hidden units."""
-        return np.shape(self.weights)[-1]
+        return extent(self.weights, -1)
 
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return np.shape(self.U)[-1]
+        return extent(self.U, -1)
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.C)[-2]
+        return extent(self.C, -2)
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""

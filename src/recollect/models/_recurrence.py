@@ -80,7 +80,7 @@ def linear_diagonal_states(
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
-    form = _form("linear", form, np.shape(drive)[0])
+    form = _form("linear", form, drive)
     return _dispatch(_linear_diagonal, form, multipliers, drive, initial)
 
 
@@ -98,7 +98,7 @@ def linear_dense_states(
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
-    form = _form("dense", form, np.shape(drive)[0])
+    form = _form("dense", form, drive)
     return _dispatch(_linear_dense, form, transition, drive, initial)
 
 
@@ -122,7 +122,7 @@ def nonlinear_diagonal_states(
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
-    form = _form("diagonal", form, np.shape(drive)[0])
+    form = _form("diagonal", form, drive)
     return _dispatch(_nonlinear_diagonal, (activation, form), weights, drive, initial)
 
 
@@ -150,7 +150,7 @@ def nonlinear_dense_states(
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
-    form = _form("dense", form, np.shape(drive)[0])
+    form = _form("dense", form, drive)
     if is_tracer(leak) or is_tracer(gain):
         return _plain_dense(activation, leak, gain, *_same_type(weights, drive, initial))
     options = (activation, float(leak), float(gain), form)
@@ -224,15 +224,16 @@ def _compiled(method: Callable[..., Any], model: Any, signal: Any, options: Any)
     return method(model, signal, **options)
 
 
-def _form(kind: str, form: str | None, n_time: int) -> str:
+def _form(kind: str, form: str | None, drive: Any) -> str:
+    shape = np.shape(drive)
+    if len(shape) < 2 or shape[0] == 0:
+        raise invalid("drive", "at least one sample, shape (time, ..., width)", f"shape {shape}")
     if form is None:
-        return choose_form(kind, n_time)
+        return choose_form(kind, shape[0])
     return require_choice("form", form, _FORMS[kind])
 
 
 def _dispatch(function: Any, option: Any, *arrays: Any) -> Any:
-    if np.shape(arrays[1])[0] == 0:
-        raise invalid("drive", "at least one sample", f"shape {np.shape(arrays[1])}")
     if namespace(*arrays) is np and is_top_level():
         return _on_host(function, option)(*arrays)
     return function(option, *_same_type(*arrays))

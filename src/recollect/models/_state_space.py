@@ -16,7 +16,7 @@ from recollect.models._activation import activate, require_activation
 from recollect.models._linear import DiagonalRNN
 from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import evaluate
-from recollect.models._weights import require_step, require_weight
+from recollect.models._weights import extent, require_step, require_weight
 
 
 @references("wang2024stablessm")
@@ -86,7 +86,7 @@ class StateSpaceLayer(AbstractRecurrent):
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return np.shape(self.mix)[-2]
+        return extent(self.mix, -2)
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -152,12 +152,12 @@ class Stack(AbstractRecurrent):
     @property
     def n_inputs(self) -> int:
         """Number of input channels."""
-        return self.layers[0].n_inputs
+        return self.layers[0].n_inputs if self.layers else 0
 
     @property
     def n_outputs(self) -> int:
         """Number of output channels."""
-        return self.layers[-1].n_outputs
+        return self.layers[-1].n_outputs if self.layers else 0
 
     def __call__(self, signal: Signal, *, dt: float) -> Output:
         """Returns the output signal, shape (time, out)."""

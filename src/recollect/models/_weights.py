@@ -25,6 +25,12 @@ def require_weight(name: str, array: Any, shape: tuple[int | None, ...]) -> tupl
     return actual
 
 
+def extent(array: Any, axis: int) -> int:
+    """Returns the size of an axis, 0 where there is none: shapes are judged after construction."""
+    shape = np.shape(array)
+    return shape[axis] if len(shape) >= abs(axis) else 0
+
+
 def require_width(width: int) -> None:
     """Raises unless there is at least one hidden unit."""
     if width == 0:

@@ -1,0 +1,169 @@
+"""Every form of every recurrence: same values, same derivatives, under every transform."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recollect import models
+
+T, BATCH, M = 19, 3, 4
+_rng = np.random.default_rng(5)
+DRIVE = _rng.standard_normal((T, BATCH, M))
+START = _rng.standard_normal((BATCH, M))
+VECTOR = _rng.uniform(0.2, 0.95, M)
+MATRIX = 0.4 * _rng.standard_normal((M, M))
+PER_STEP = _rng.uniform(0.2, 0.95, (T, M))
+
+
+def _diagonal(activation: str) -> Any:
+    return functools.partial(models.nonlinear_diagonal_states, activation=activation)
+
+
+def _dense(activation: str, **options: float) -> Any:
+    return functools.partial(models.nonlinear_dense_states, activation=activation, **options)
+
+
+RECURRENCES: dict[str, tuple[Any, np.ndarray, str]] = {
+    "linear": (models.linear_diagonal_states, VECTOR, "sequential"),
+    "linear associative": (models.linear_diagonal_states, VECTOR, "associative"),
+    "selective": (models.linear_diagonal_states, PER_STEP, "sequential"),
+    "selective associative": (models.linear_diagonal_states, PER_STEP, "associative"),
+    "linear dense": (models.linear_dense_states, MATRIX, "sequential"),
+    "diagonal tanh": (_diagonal("tanh"), VECTOR, "sequential"),
+    "diagonal hardtanh": (_diagonal("hardtanh"), VECTOR, "sequential"),
+    "diagonal gelu": (_diagonal("gelu"), VECTOR, "sequential"),
+    "diagonal newton": (_diagonal("tanh"), VECTOR, "newton"),
+    "Elman tanh": (_dense("tanh"), MATRIX, "sequential"),
+    "Elman relu": (_dense("relu"), MATRIX, "sequential"),
+    "Elman sigmoid": (_dense("sigmoid"), MATRIX, "sequential"),
+    "residual tanh": (_dense("tanh", leak=1.0, gain=0.1), MATRIX, "sequential"),
+    "residual gelu": (_dense("gelu", leak=1.0, gain=0.1), MATRIX, "sequential"),
+}
+every = pytest.mark.parametrize("name", RECURRENCES)
+
+
+def _losses(name: str) -> tuple[Any, Any, np.ndarray]:
+    states, weights, form = RECURRENCES[name]
+
+    def loss(form: str) -> Any:
+        return lambda w, u, h: jnp.sum(jnp.sin(states(w, u, h, form=form)))
+
+    return loss(form), loss("scan"), weights
+
+
+@every
+def test_values_and_gradients_equal_plain_scan(name: str):
+    ours, plain, weights = _losses(name)
+    with jax.enable_x64(True):
+        got = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2)))(weights, DRIVE, START)
+        want = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(weights, DRIVE, START)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+
+
+@every
+def test_gradient_equals_finite_differences(name: str):
+    ours, _, weights = _losses(name)
+    rng = np.random.default_rng(1)
+    direction = rng.standard_normal(weights.shape)
+    with jax.enable_x64(True):
+        slope = np.vdot(jax.jit(jax.grad(ours))(weights, DRIVE, START), direction)
+        step = 1e-6
+        f = jax.jit(ours)
+        up, down = (f(weights + s * direction, DRIVE, START) for s in (step, -step))
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_jvp_vmap_and_hessian_work(name: str):
+    ours, plain, weights = _losses(name)
+    short = DRIVE[:5] if weights.shape != PER_STEP.shape else DRIVE
+    with jax.enable_x64(True):
+        tangent = jax.jvp(lambda w: ours(w, DRIVE, START), (weights,), (weights,))[1]
+        gradient = jax.jit(jax.grad(plain))(weights, DRIVE, START)
+        np.testing.assert_allclose(tangent, np.vdot(gradient, weights), rtol=1e-10)
+        mapped = jax.jit(jax.vmap(jax.grad(ours), in_axes=(None, 1, 0)))(weights, DRIVE, START)
+        np.testing.assert_allclose(np.sum(mapped, axis=0), gradient, rtol=0, atol=1e-10)
+        hessians = [jax.jit(jax.hessian(f))(weights, short, START) for f in (ours, plain)]
+        np.testing.assert_allclose(*hessians, rtol=0, atol=1e-9)
+
+
+def test_saturated_units_have_finite_second_derivatives():
+    with jax.enable_x64(True):
+        loss = lambda w: jnp.sum(models.nonlinear_diagonal_states(w, 50.0 * DRIVE, START))  # noqa: E731
+        assert np.isfinite(jax.hessian(loss)(VECTOR)).all()
+
+
+def test_newton_falls_back_where_it_does_not_converge():
+    weights = 40.0 * np.ones(M)
+    drive = 3.0 * DRIVE
+    sequential = models.nonlinear_diagonal_states(weights, drive, START, form="sequential")
+    newton = models.nonlinear_diagonal_states(weights, drive, START, form="newton")
+    np.testing.assert_allclose(newton, sequential, rtol=0, atol=1e-9)
+
+
+def test_host_arrays_are_answered_in_float64():
+    states = models.linear_diagonal_states(VECTOR, DRIVE, START)
+    assert isinstance(states, np.ndarray)
+    expected, h = [], START
+    for u in DRIVE:
+        h = VECTOR * h + u
+        expected.append(h)
+    np.testing.assert_allclose(states, expected, rtol=1e-14)
+
+
+def test_checkpointing_keeps_values_and_gradients():
+    with jax.enable_x64(True):
+        model = jax.tree.map(jnp.asarray, models.initialise_gru(5, n_inputs=2, n_outputs=1, key=0))
+        signal = jnp.asarray(_rng.standard_normal((23, 2)))
+        plain = jax.value_and_grad(lambda m: jnp.sum(m(signal, dt=1.0) ** 2))(model)
+        kept = jax.value_and_grad(
+            lambda m: jnp.sum(models.evaluate_checkpointed(m, signal, dt=1.0) ** 2)
+        )(model)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(kept), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def _temporary_bytes(loss: Any, *arguments: Any) -> int:
+    return jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_linearly_and_checkpointed_like_its_root():
+    model = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32),
+        models.initialise_elman(64, n_inputs=1, n_outputs=1, key=0),
+    )
+
+    def plain(m: Any, x: Any) -> Any:
+        return jnp.sum(m(x, dt=1.0) ** 2)
+
+    def kept(m: Any, x: Any) -> Any:
+        return jnp.sum(models.evaluate_checkpointed(m, x, dt=1.0) ** 2)
+
+    lengths = 16384, 131072
+    signals = [jax.ShapeDtypeStruct((n, 1), jnp.float32) for n in lengths]
+    growth = {}
+    for name, loss in (("plain", plain), ("kept", kept)):
+        small, large = (_temporary_bytes(loss, model, x) for x in signals)
+        growth[name] = np.log(large / small) / np.log(lengths[1] / lengths[0])
+        if name == "kept":
+            assert large < 0.2 * _temporary_bytes(plain, model, signals[1])
+    assert growth["plain"] <= 1.05
+    assert growth["kept"] <= 0.95
+
+
+def test_forms_are_chosen_visibly_and_refused_by_name():
+    assert models.choose_form("linear", 1000, platform="cpu") == "sequential"
+    assert models.choose_form("linear", 1000, platform="gpu") == "associative"
+    assert models.choose_form("diagonal", 100_000, platform="gpu") == "newton"
+    assert models.choose_form("dense", 100_000, platform="gpu") == "sequential"
+    with pytest.raises(ValueError, match="form: expected one of scan, sequential, got 'newton'"):
+        models.nonlinear_dense_states(MATRIX, DRIVE, START, form="newton")
+    with pytest.raises(ValueError, match="drive: expected at least one sample"):
+        models.linear_diagonal_states(VECTOR, DRIVE[:0], START)
