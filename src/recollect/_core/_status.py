@@ -13,6 +13,7 @@ _REMEDIES = {
     "input_not_exciting": "drive the system with a broad-band input (noise, a random staircase)",
     "feedback_suspected": "measure in open loop, or treat the estimate as descriptive only",
     "width_beyond_rank": "use the smaller width: more units cannot be told apart in float64",
+    "width_too_small": "use the width named in the message: nothing smaller beats the answer zero",
     "precision_limit": "accept the error shown: it is the limit of float64 for this problem",
     "not_converged": "raise the iteration limit or loosen the tolerance",
     "no_minimiser": "constrain the rates, or accept the best point found",
