@@ -1,5 +1,6 @@
 """Sweeps that survive anything: grid, ledger, executors, catalogue."""
 
+from recollect.study._chunks import read_chunks
 from recollect.study._claims import Claim, Verdict
 from recollect.study._grid import (
     Grid,
@@ -13,6 +14,7 @@ from recollect.study._grid import (
     zipped,
 )
 from recollect.study._ledger import Ledger, Row
+from recollect.study._reproduce import Reproduction, reproduce
 from recollect.study._results import export, to_xarray
 from recollect.study._run import Completion, judge, run
 from recollect.study._study import Study, Trial, load_study
@@ -22,6 +24,7 @@ __all__ = [
     "Completion",
     "Grid",
     "Ledger",
+    "Reproduction",
     "Row",
     "Study",
     "Trial",
@@ -34,6 +37,8 @@ __all__ = [
     "log_uniform",
     "points",
     "product",
+    "read_chunks",
+    "reproduce",
     "run",
     "sampled",
     "to_xarray",
