@@ -51,6 +51,16 @@ CREATE TABLE lease (
     host TEXT NOT NULL, process TEXT NOT NULL, heartbeat REAL NOT NULL
 );
 """
+_COLUMNS = (
+    "function", "revision", "parameters", "seed", "status", "message", "metrics",
+    "arrays", "arrays_file", "seconds", "finished", "environment",
+)  # fmt: skip
+# Only a trial that failed is ever replaced.
+_INSERT = (
+    f"INSERT INTO trial (id, {', '.join(_COLUMNS)}) VALUES (?{', ?' * len(_COLUMNS)}) "
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS)} "
+    "WHERE trial.status = 'failed'"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,10 +330,10 @@ class Ledger:
                     self._db.execute(
                         "INSERT OR IGNORE INTO environment VALUES (?, ?)", (environment_id, text)
                     )
-                # Only a failed trial is ever run again: anything else twice is an error.
-                self._db.executemany("DELETE FROM trial WHERE id = ? AND status = 'failed'",
-                                     [row[:1] for row in rows])  # fmt: skip
-                self._db.executemany(f"INSERT INTO trial VALUES ({', '.join('?' * 13)})", rows)
+                n_changes = self._db.total_changes
+                self._db.executemany(_INSERT, rows)
+                if self._db.total_changes - n_changes != len(rows):
+                    raise RuntimeError("ledger: a trial that has a result came back once more")
         self._known_environments.add(environment_id)
 
     def _store_arrays(self, outcome: Outcome) -> tuple[bytes | None, str | None]:

@@ -83,6 +83,26 @@ def test_machine_and_versions_without_paths_or_names(tmp_path):
     assert os.uname().nodename not in str(environment)
 
 
+def test_a_result_is_never_replaced_but_a_failure_is(tmp_path):
+    study = make(2)
+    with Ledger(tmp_path / "s.sqlite") as book:
+        book.acquire()
+        book.describe({}, [t.id for t in study.trials()])
+
+        def commit(status, *values):
+            outcomes = [
+                Outcome(t, {"v": v}, {}, status, 0.0)
+                for t, v in zip(study.trials(), values, strict=False)
+            ]
+            book.commit(outcomes, {}, function="trivial", revision=1)
+
+        commit(Status("failed", "lost"), 1.0)
+        commit(Status(), 2.0)
+        with pytest.raises(RuntimeError, match="came back once more"):
+            commit(Status(), 3.0, 4.0)
+    assert [row.metrics["v"] for row in rows(tmp_path / "s.sqlite")] == [2.0]
+
+
 def test_a_finished_ledger_is_a_single_file(tmp_path):
     run(make(3), tmp_path / "s.sqlite")
     assert [p.name for p in tmp_path.iterdir()] == ["s.sqlite"]

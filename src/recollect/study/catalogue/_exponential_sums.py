@@ -93,6 +93,8 @@ def draw(figure: Any, results: Any) -> None:
         of = results.sel(kernel=kernel)
         (line,) = axes.loglog(of.width, np.maximum(of.error, 1e-16), marker="o", label=str(kernel))
         axes.loglog(of.width, of.bound.where(of.bound > 1e-16), ":", color=line.get_color())
+    axes.set_xticks(results.width.values, [str(width) for width in results.width.values])
+    axes.minorticks_off()
     axes.set(xlabel="width", ylabel="L1 error (dotted: proved lower bound)")
     axes.legend(frameon=False, fontsize="small")
 
