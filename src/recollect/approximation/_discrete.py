@@ -230,8 +230,8 @@ class _Multipliers:
     pairs: np.ndarray
 
     @staticmethod
-    def of(z: np.ndarray, *, real: bool) -> _Multipliers:
-        z = np.asarray(z, dtype=complex)
+    def of(multipliers: np.ndarray, *, real: bool) -> _Multipliers:
+        z: Any = np.asarray(multipliers, dtype=complex)
         is_real = np.abs(z.imag) <= 1e-9
         singles = z[is_real].real
         upper = z[~is_real & (z.imag > 0)]
@@ -306,7 +306,7 @@ def _solved(poles: _Multipliers, target: np.ndarray, rows: np.ndarray, *, deriva
     matrix = matrix * rows[:, None]
     norms = np.linalg.norm(matrix, axis=0)
     norms[norms == 0] = 1.0
-    q, r = scipy.linalg.qr(matrix / norms, mode="economic", check_finite=False)
+    q, r = np.linalg.qr(matrix / norms)
     wanted = target * rows[:, None]
     residual = wanted - q @ (q.T @ wanted)
     residual = residual - q @ (q.T @ residual)
@@ -426,7 +426,7 @@ def orthonormal_realisation(multipliers: Sequence[complex] | np.ndarray):
     Returns:
         A (width, width) and b (width,).
     """
-    z = np.asarray(multipliers, dtype=complex)
+    z: Any = np.asarray(multipliers, dtype=complex)
     is_real = np.abs(z.imag) <= 1e-14
     sections = [(abs(v), _allpass_single(v.real)) for v in z[is_real]]
     sections += [(abs(v), _allpass_pair(v)) for v in z[~is_real & (z.imag > 0)]]

@@ -707,7 +707,7 @@ def _descent_starts(
     rows = np.sqrt(grid.weights)
     target = grid.values.reshape(len(rows), -1) * rows[:, None]
     for power in (0.0, 0.5):
-        rates = hankel_spectrum(grid, power=power).rates(width)
+        rates: Any = hankel_spectrum(grid, power=power).rates(width)
         if len(rates) != width or not np.all(np.isfinite(rates)):
             continue
         slowest = 0.1 / float(grid.nodes[-1])

@@ -24,7 +24,8 @@ from recollect.approximation._l2 import Sections, section_basis, section_modes, 
 from recollect.approximation._problem import NORMS, Poles
 
 _N_DICTIONARY = 400
-_MOST_HANKEL_ROWS = 300
+_MOST_HANKEL_COLUMNS = 300
+_MOST_PENCIL_ROWS = 1500
 _PATIENCE = 3
 
 
@@ -247,6 +248,7 @@ class _Fit:
         return self.sections.width
 
     def modes(self, problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
+        rates: Any
         rates, amplitudes = section_modes(self.sections, self.amplitudes)
         order = np.argsort(-rates.real, kind="stable")
         return rates[order], amplitudes[order]
@@ -287,7 +289,7 @@ def _solved(problem: _Problem, sections: Sections, rows: np.ndarray, *, derivati
         basis = np.concatenate([basis, rows[:, None]], axis=1)
     norms = np.sqrt(np.einsum("ij,ij->j", basis, basis))
     norms[norms == 0] = 1.0
-    q, r = scipy.linalg.qr(basis / norms, mode="economic", check_finite=False)
+    q, r = np.linalg.qr(basis / norms)
     target = problem.y * rows[:, None]
     coordinates = q.T @ target
     residual = target - q @ coordinates
@@ -324,7 +326,7 @@ def _refined(
         flat = moves.reshape(n, -1)
         jacobian = -(flat - q @ (q.T @ flat)).reshape(n * problem.y.shape[1], -1)
         scale = np.sqrt(np.einsum("ij,ij->j", jacobian, jacobian)) + 1e-300
-        _, singular, vt = scipy.linalg.svd(
+        _, singular, vt = np.linalg.svd(
             scipy.linalg.qr(jacobian / scale, mode="r", check_finite=False)[0][: len(scale)],
             full_matrices=False,
         )
@@ -375,6 +377,7 @@ def _refined_positive(
     if log_constant is None:
         log_constant = np.full(n_channels, top - 40)
     n_limits = n_channels if problem.constant else 0
+    assert log_amplitudes is not None
     vector = np.concatenate([log_rates, log_amplitudes.ravel(), log_constant[:n_limits]])
     low = np.concatenate([np.full(m, math.log(window.slowest)), np.full(vector.size - m, top - 60)])
     high = np.concatenate(
@@ -404,11 +407,12 @@ def _refined_positive(
     residual, jacobian = linearise(vector)
     cost, damping = float(residual @ residual), 1e-3
     for _ in range(n_iterations):
+        assert jacobian is not None
         slope = jacobian.T @ residual
         free = ~(((vector <= low) & (slope > 0)) | ((vector >= high) & (slope < 0)))
         part = jacobian[:, free]
         scale = np.sqrt(np.einsum("ij,ij->j", part, part)) + 1e-300
-        _, singular, vt = scipy.linalg.svd(
+        _, singular, vt = np.linalg.svd(
             scipy.linalg.qr(part / scale, mode="r", check_finite=False)[0][: part.shape[1]],
             full_matrices=False,
         )
@@ -475,13 +479,10 @@ def _walk(
         fit = _best_at(problem, pencil, path, width)
         before = path.get(width - 1)
         if before is not None and fit.cost >= before.cost * (1 - 1e-12):
+            # A wider fit that repeats the narrower one keeps its width.
+            path[width] = before
             waited += 1
-            if waited >= _PATIENCE or target is None:
-                # A wider fit repeats the narrower one: keep the width honest.
-                if target is None:
-                    break
-            path[width] = fit if fit.cost < before.cost else before
-            if waited >= _PATIENCE:
+            if waited > _PATIENCE:
                 break
             continue
         waited = 0 if target is not None else waited
@@ -599,7 +600,7 @@ def _missing_pairs(problem: _Problem, fit: _Fit | None, n: int) -> list[complex]
     decays = np.geomspace(window.slowest, min(window.fastest, 30 * window.slowest), 5)
     frequencies = np.linspace(0.5 * math.pi / window.longest, top, 40)
     grid = (decays[:, None] + 1j * frequencies).ravel()
-    waves = np.exp(-problem.t[:, None] * grid) * problem.rows[:, None]
+    waves: Any = np.exp(-problem.t[:, None] * grid) * problem.rows[:, None]
     gains = _gains(problem, fit, np.stack([waves.real, waves.imag], axis=2))
     return [complex(grid[i]) for i in np.argsort(-gains)[:n]]
 
@@ -720,7 +721,7 @@ class _Pencil:
         u = self.u[:, :width]
         z = np.linalg.eigvals(np.linalg.lstsq(u[: -self.n_shift], u[self.n_shift :], rcond=None)[0])
         z = z[np.abs(z) > 1e-12]
-        w = -np.log(z.astype(complex)) / self.step
+        w: Any = -np.log(z.astype(complex)) / self.step
         # A negative multiplier has no continuous form; its nearest is a pair at half the rate.
         is_real = np.abs(z.imag) <= 1e-10 * np.abs(z)
         w = np.where(is_real, np.abs(w.real) + 0j, np.abs(w.real) + 1j * w.imag)
@@ -739,33 +740,24 @@ def _matrix_pencil(problem: _Problem) -> _Pencil | None:
     gaps = np.diff(t)
     is_even = np.ptp(gaps) <= 1e-6 * gaps.mean() and len(t) == len(problem.t)
     if is_even:
-        stride = max(1, len(t) // (2 * _MOST_HANKEL_ROWS))
         grid, values = problem.t, problem.y
     else:
         if gaps.max() > 50 * np.median(gaps):
             return None
-        grid = np.linspace(t[0], t[-1], min(len(t), 2 * _MOST_HANKEL_ROWS))
+        grid = np.linspace(t[0], t[-1], min(len(t), 2 * _MOST_HANKEL_COLUMNS))
         values = np.stack([np.interp(grid, problem.t, c) for c in problem.y.T], axis=1)
-        stride = 1
     if problem.constant:
         values = np.diff(values, axis=0)
     n = len(values)
     if n < 4:
         return None
-    n_rows = n // 2
-    rows = np.arange(0, n_rows, max(1, stride))
-    # Rows are thinned in blocks of two so that the shift by one sample survives.
+    n_rows = min(n // 2, _MOST_PENCIL_ROWS)
+    stride = max(1, (n - n_rows) // _MOST_HANKEL_COLUMNS)
+    # Columns can be thinned; rows cannot, the shift by one sample lives in them.
     hankel = np.concatenate(
-        [scipy.linalg.hankel(c[:n_rows], c[n_rows - 1 :])[:, :: max(1, stride)] for c in values.T],
-        axis=1,
+        [scipy.linalg.hankel(c[:n_rows], c[n_rows - 1 :])[:, ::stride] for c in values.T], axis=1
     )
-    if len(rows) < n_rows:
-        sketch = np.linalg.qr(hankel @ np.eye(hankel.shape[1]), mode="reduced")[0]
-        small = sketch.T @ hankel
-        u, s, _ = np.linalg.svd(small, full_matrices=False)
-        u = sketch @ u
-    else:
-        u, s, _ = np.linalg.svd(hankel, full_matrices=False)
+    u, s, _ = np.linalg.svd(hankel, full_matrices=False)
     keep = min(64, u.shape[1])
     step = float(np.mean(np.diff(grid)))
     return _Pencil(u[:, :keep], s, 1, step, hankel.shape[0], hankel.shape[1], problem.window)
