@@ -21,9 +21,14 @@ from recollect._core._check import (
 from recollect._core._functional import AbstractLinearFunctional
 from recollect._core._references import references
 from recollect._core._status import Status
+from recollect.approximation._discrete import fit_discrete
 from recollect.approximation._errors import measure_deviation
 from recollect.approximation._grid import build_grid
-from recollect.approximation._hankel import HankelSpectrum, hankel_spectrum
+from recollect.approximation._hankel import (
+    HankelSpectrum,
+    bound_largest_error,
+    hankel_spectrum,
+)
 from recollect.approximation._l1 import (
     LeastDeviation,
     Modes,
@@ -41,16 +46,23 @@ from recollect.approximation._l2 import (
     sections_of,
     sum_of_sections,
 )
-from recollect.approximation._problem import NORMS, FitGrid
+from recollect.approximation._leveling import level_sections
+from recollect.approximation._linf import fit_linf
+from recollect.approximation._problem import NORMS, FitGrid, Poles, evaluate_sum
+from recollect.approximation._samples import fit_samples
 from recollect.approximation._state_space import (
     assemble,
     coordinates_from_modes,
+    project_on_states,
     propagate,
     takenaka_malmquist,
 )
 from recollect.models import LinearRNN
+from recollect.targets import SampledKernel, kernel_quadrature
+from recollect.targets._kernel import kernel_hints
 
 _WIDTH_CHAIN = 16
+_N_STEPS_MAX = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +72,8 @@ class ExponentialSum:
     Args:
         model: the network; in continuous time its states are orthonormal under white noise
             (input-normal), so no weight is large.
-        rates: w_i, shape (width,), complex and closed under conjugation, Re > 0, in 1/time.
+        rates: w_i, shape (width,), complex and closed under conjugation, Re > 0, in 1/time; in
+            discrete time -log(z)/dt of the multipliers z, infinite for z = 0.
         amplitudes: a_i, shape (width, out, in): `ρ̂(t) = Σ_i a_i e^{-w_i t}` (+ constant); NaN
             where the sum has a repeated rate and no such form.
         constant: value at infinite lag, shape (out, in), zero unless asked for.
@@ -128,12 +141,17 @@ class WidthCurve:
     stats: Mapping[str, Any]
 
 
+# Rates, amplitudes (width, channel), and the sum as a function of lags.
+_Candidate = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
+
+
 class _Workbench:
     """One kernel with everything that its widths share, each part made when first needed."""
 
     def __init__(self, grid: FitGrid, *, norm: str, real: bool):
         self.grid, self.norm = grid, norm
         self.is_monotone = bool(grid.is_completely_monotone)
+        self.wants_real = real
         self.real = real or self.is_monotone
         self.rows = np.sqrt(grid.weights)
         n_channels = grid.n_outputs * grid.n_inputs
@@ -143,6 +161,9 @@ class _Workbench:
         self.size = float(np.sqrt(np.sum(self.check_target**2)))
         self._least_squares: dict[int, LeastSquares] = {}
         self._least_deviations: dict[int, LeastDeviation] = {}
+        self._leveled: dict[int, LeastSquares] = {}
+        self._delivered: dict[int, ExponentialSum] = {}
+        self._smallest_sups: dict[int, Poles] = {}
 
     @functools.cached_property
     def spectrum(self) -> HankelSpectrum:
@@ -162,12 +183,7 @@ class _Workbench:
     @functools.cached_property
     def rank(self) -> int:
         """The largest number of rates that float64 can tell apart."""
-        return max(1, self.spectrum.usable_width(rtol=1e-15))
-
-    def check_cost(self, sections: Sections) -> float:
-        """The L2 error on the check grid, with the amplitudes of the fitting grid."""
-        fitted = project(sections, self.grid.nodes, self.rows, self.target, derivatives=False)
-        return self._check(sections, fitted.amplitudes)
+        return max(1, self.spectrum.usable_width(rtol=1e-14))
 
     def _check(self, sections: Sections, amplitudes: np.ndarray) -> float:
         basis, _ = section_basis(
@@ -237,46 +253,127 @@ class _Workbench:
             )  # fmt: skip
             trials.append(trial)
         trials.sort(key=lambda trial: trial.cost)
-        finalists: list[tuple[float, LeastSquares]] = []
+        finalists: list[LeastSquares] = []
         for trial in trials:
-            if len(finalists) == 2:
+            if len(finalists) == 2 or (finalists and trial.cost > 4 * trials[0].cost):
                 break
-            if finalists and trial.cost > 4 * trials[0].cost:
-                break
-            if any(abs(trial.cost - other.cost) <= 1e-4 * other.cost for _, other in finalists):
+            if any(abs(trial.cost - other.cost) <= 1e-4 * other.cost for other in finalists):
                 continue
-            final = refine_sections(
-                trial.sections, self.grid.nodes, self.rows, self.target,
-                n_iterations=100, rtol=1e-8, floor=floor,
-            )  # fmt: skip
-            finalists.append((self._check(final.sections, final.amplitudes), final))
-        best_cost, best = min(finalists, key=lambda item: item[0])
+            finalists.append(
+                refine_sections(
+                    trial.sections,
+                    self.grid.nodes,
+                    self.rows,
+                    self.target,
+                    n_iterations=100,
+                    rtol=1e-8,
+                    floor=floor,
+                )
+            )
         before = self._least_squares.get(width - 1)
-        if before is not None and before.cost <= (3e-15 * self.size) ** 2:
+        contenders = finalists if before is None else [before, *finalists]
+        lowest = min(trial.cost for trial in finalists)
+        if not self.is_monotone and lowest < (1e-6 * self.size) ** 2:
+            # Here the modes cancel; only the orthonormal states tell the candidates apart.
+            contenders = [*contenders, *trials, *self._unrefined(width)]
+            best = min(contenders, key=lambda each: self._exact_check(each.sections))
+        else:
+            best = min(contenders, key=lambda each: self._check(each.sections, each.amplitudes))
+        if (
+            before is not None
+            and before.cost <= (1e-11 * self.size) ** 2
+            and self._exact_check(before.sections) <= (3e-15 * self.size) ** 2
+        ):
             # Nothing is left to fit: more units could only carry rounding.
             best = before
-        elif before is not None:
-            before_cost = self._check(before.sections, before.amplitudes)
-            if best_cost >= before_cost:
-                best = before
         self._least_squares[width] = best
         return best
+
+    def _unrefined(self, width: int) -> list[LeastSquares]:
+        found = []
+        for sections in self.starts(width)[:2]:
+            at = project(sections, self.grid.nodes, self.rows, self.target, derivatives=False)
+            found.append(LeastSquares(sections, at.amplitudes, at.cost, 0, False))
+        return found
+
+    def _exact_check(self, sections: Sections) -> float:
+        """The squared L2 error on the check grid, by way of the orthonormal states."""
+        A, b = takenaka_malmquist(sections.rates())
+        c = project_on_states(A, b, self.grid.nodes, self.rows, self.target)
+        residual = self.check_target - self.check_rows[:, None] * (
+            propagate(A, b, self.grid.check_nodes) @ c
+        )
+        return float(np.sum(residual * residual))
 
     def bound(self, width: int) -> float | None:
         """A proved lower bound on the error of every network with `width` units."""
         return self.bounds(width)[self.norm]
 
     def bounds(self, width: int) -> dict[str, float | None]:
-        """Lower bounds in each norm: L1 from σ_{m+1}, L2 from the weighted spectrum's tail."""
+        """Lower bounds for every network of this width, complex rates included.
+
+        L1 from σ_{m+1}, L2 from the tail of the weighted spectrum, Linf (where it is asked for)
+        from weighted spectra cut at several lags.
+        """
         s = self.spectrum.singular_values
-        rounding = 1e-14 * s[0]
-        l1 = s[width] - rounding if width < len(s) else 0.0
+        l1 = float(s[width] - 1e-14 * s[0]) if width < len(s) else 0.0
         l2 = self.weighted_spectrum.tail(width) - 1e-14 * self.weighted_spectrum.norm
+        linf = bound_largest_error(self.cut_spectra, width) if self.norm == "linf" else None
+        root = math.sqrt(self.grid.n_outputs)
         return {
-            "l1": max(float(l1), 0.0) / math.sqrt(self.grid.n_outputs),
+            "l1": max(l1, 0.0) / root,
             "l2": max(l2, 0.0),
-            "linf": None,
+            "linf": None if linf is None else linf / root,
         }
+
+    @functools.cached_property
+    def cut_spectra(self) -> list[HankelSpectrum]:
+        """Weighted spectra cut at lags between the kernel's own scale and its end."""
+        end = self.grid.effective_support
+        start = min(self.grid.timescale, end / 4)
+        reaches = np.geomspace(start, end, 6)
+        return [hankel_spectrum(self.grid, power=0.5, reach=float(r)) for r in reaches]
+
+    def smallest_sup(self, width: int) -> Poles:
+        """The Linf fit: certified for completely monotone kernels, the best found for others."""
+        if width not in self._smallest_sups:
+            if self.is_monotone and self.grid.n_outputs * self.grid.n_inputs == 1:
+                found = fit_linf(self.grid, width, real=True)
+            else:
+                level = self.leveled(width)
+                rates, flat = section_modes(level.sections, level.amplitudes)
+                amplitudes = flat.reshape(-1, self.grid.n_outputs, self.grid.n_inputs)
+                start = Poles(rates, amplitudes, error=level.cost)
+                found = start
+                if np.all(np.isfinite(amplitudes)):
+                    found = fit_linf(self.grid, width, real=self.real, start=start)
+                if not found.error < level.cost:
+                    found = start
+            self._smallest_sups[width] = found
+        return self._smallest_sups[width]
+
+    def leveled(self, width: int) -> LeastSquares:
+        """The best Linf fit found at this width; wider fits are never worse."""
+        if width in self._leveled:
+            return self._leveled[width]
+        before = None
+        if width > 1 and width <= _WIDTH_CHAIN + 1:
+            before = self.leveled(width - 1)
+        starts = [self.least_squares(width).sections]
+        rates = self.spectrum.rates(width)
+        if len(rates) == width:
+            starts.append(sections_of(_stabilised(rates, self.grid), real=self.real))
+        if before is not None and before.sections.width == width - 1:
+            known = before.sections.rates()
+            extra = self._extra_rate(known)
+            starts.append(sections_of(np.append(known, extra), real=self.real))
+        trials = [level_sections(sections, self.grid) for sections in starts]
+        best = min(trials, key=lambda trial: trial.cost)
+        best = min(best, level_sections(best.sections, self.grid, n_steps=4), key=lambda t: t.cost)
+        if before is not None and best.cost >= before.cost:
+            best = before
+        self._leveled[width] = best
+        return best
 
     def least_deviation(self, width: int) -> LeastDeviation:
         """The best L1 fit of a scalar kernel found at this width; wider fits are never worse."""
@@ -327,11 +424,44 @@ class _Workbench:
         return starts
 
     def delivered(self, width: int, *, constant: np.ndarray) -> ExponentialSum:
-        """The fit at `width` units as a network, judged on the check grid."""
+        """The fit at `width` units as a network; never worse than a narrower one seen before."""
+        if width in self._delivered:
+            return self._delivered[width]
+        fit = self._delivered_alone(width, constant)
+        narrower = [f for w, f in self._delivered.items() if w < width and f.error < fit.error]
+        if narrower:
+            best = min(narrower, key=lambda f: f.error)
+            fit = dataclasses.replace(
+                best,
+                bound=fit.bound,
+                bounds=fit.bounds,
+                status=self._narrower_status(best.width, width),
+                stats={**best.stats, "width_requested": width},
+            )
+        self._delivered[width] = fit
+        return fit
+
+    def _narrower_status(self, found: int, width: int) -> Status:
+        if found // self.n_copies >= self.rank or self._is_exhausted(found // self.n_copies):
+            return Status(
+                "width_beyond_rank",
+                f"float64 tells {found} of {width} units apart for this kernel",
+            )
+        return Status(
+            "no_minimiser",
+            f"no sum of {width} was found that is better than the best one of {found}",
+        )
+
+    def _is_exhausted(self, n_rates: int) -> bool:
+        """True if a fit of this many rates leaves nothing but rounding."""
+        fit = self._least_squares.get(n_rates)
+        return fit is not None and fit.cost <= (1e-11 * self.size) ** 2
+
+    def _delivered_alone(self, width: int, constant: np.ndarray) -> ExponentialSum:
         began = time.perf_counter()
         n_rates = max(1, width // self.n_copies)
         shape = (-1, self.grid.n_outputs, self.grid.n_inputs)
-        candidates = []
+        candidates: list[_Candidate] = []
 
         def offer(sections: Sections, amplitudes: np.ndarray) -> None:
             rates, flat = section_modes(sections, amplitudes)
@@ -348,9 +478,20 @@ class _Workbench:
                     lambda t: modes.values(t).reshape(shape),
                 )
             )
-            rounding = 1e-13 * self.grid.norms["l1"]
-            if self.least_deviation(n_rates).error > rounding:
+            if self.least_deviation(n_rates).error > 1e-6 * self.grid.norms["l1"]:
                 return self._deliver(*candidates[0], width, constant, began)
+        elif self.norm == "linf":
+            poles = self.smallest_sup(n_rates)
+            candidates.append(
+                (
+                    poles.rates,
+                    poles.amplitudes.reshape(poles.width, -1),
+                    lambda t: evaluate_sum(poles.rates, poles.amplitudes, t),
+                )
+            )
+            results = [self._deliver(*each, width, constant, began) for each in candidates]
+            if results[0].error > 1e-9 * self.grid.norms["linf"]:
+                return results[0]
         fit = self.least_squares(n_rates)
         offer(fit.sections, fit.amplitudes)
         if self.norm == "l1" and shape[1:] != (1, 1):
@@ -358,6 +499,16 @@ class _Workbench:
             offer(reweighted.sections, reweighted.amplitudes)
         results = [self._deliver(*each, width, constant, began) for each in candidates]
         return min(results, key=lambda result: result.error)
+
+    def judged(
+        self, rates: np.ndarray, flat: np.ndarray, width: int, constant: np.ndarray
+    ) -> ExponentialSum:
+        """A sum found elsewhere, as a network with its errors on the check grid."""
+        modal = flat.reshape(-1, self.grid.n_outputs, self.grid.n_inputs)
+        began = time.perf_counter()
+        return self._deliver(
+            rates, flat, lambda t: evaluate_sum(rates, modal, t), width, constant, began
+        )
 
     def _deliver(
         self,
@@ -381,14 +532,12 @@ class _Workbench:
             coordinates, cancelled = coordinates_from_modes(A, b, rates, flat)
         if 1e-15 * cancelled > 1e-3 * deviation.l2:
             # The modes cancel: project on the orthonormal states instead of converting.
-            states = propagate(A, b, grid.nodes) * self.rows[:, None]
             wanted = (
                 self.target
                 if self.norm == "l2"
                 else by_modes(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
             )
-            projected = states.T @ wanted
-            projected += states.T @ (wanted - states @ projected)
+            projected = project_on_states(A, b, grid.nodes, self.rows, wanted)
 
             def by_states(lags: np.ndarray) -> np.ndarray:
                 return (propagate(A, b, lags) @ projected).reshape(-1, out, in_)
@@ -399,12 +548,14 @@ class _Workbench:
         model = LinearRNN(*assemble(A, b, coordinates, out, in_))
         status = Status()
         if model.width < width and width >= self.n_copies:
-            status = Status(
-                "width_beyond_rank",
-                f"float64 tells {model.width} of {width} units apart for this kernel",
-            )
+            status = self._narrower_status(model.width, width)
         errors = {name: float(getattr(deviation, name)) for name in NORMS}
         bounds = self.bounds(width)
+        certificate = None
+        if self.norm == "linf" and width // self.n_copies in self._smallest_sups:
+            certificate = self._smallest_sups[width // self.n_copies].bound
+            if self.wants_real and certificate is not None:
+                bounds["linf"] = max(certificate, bounds["linf"] or 0.0)
         return ExponentialSum(
             model=model,
             rates=rates,
@@ -418,6 +569,7 @@ class _Workbench:
             status=status,
             stats={
                 "width_requested": width,
+                "bound_real_rates": certificate,
                 "singular_values": self.spectrum.singular_values,
                 "kernel_norms": dict(grid.norms),
                 "seconds": time.perf_counter() - began,
@@ -477,6 +629,8 @@ def fit_exponential_sum(
     positive: bool = False,
     constant: bool = False,
     weights: str = "absolute",
+    noise: Any = None,
+    dt: float | None = None,
     max_width: int = 64,
 ) -> ExponentialSum:
     """Returns the best exponential sum of a width, as a network, with error and lower bound.
@@ -487,14 +641,19 @@ def fit_exponential_sum(
 
     Args:
         kernel_or_samples: a linear functional (a target, a network), or a function of lags
-            (lag,) -> (lag,) or (lag, out, in). In the unit of time of its lags.
-        width: number of exponentials (a conjugate pair counts as two).
+            (lag,) -> (lag,) or (lag, out, in). In the unit of time of its lags. Or samples: a
+            pair (lags, values), a `SampledKernel`, or a measured memory with `lags` and `memory`.
+        width: number of exponentials (a conjugate pair counts as two). From samples it may be
+            left out together with `error`: the width that the noise allows is taken.
         error: instead of `width`: the smallest width whose error in `norm` is at most this.
         norm: `"l1"` (the operator norm of the papers), `"l2"` or `"linf"`.
         poles: `"complex"` allows conjugate pairs, `"real"` does not.
         positive: allow positive amplitudes only (then rates are real).
         constant: allow a constant beside the decaying terms.
-        weights: `"absolute"`, or `"relative"` to the kernel's size.
+        weights: `"absolute"`, or for samples `"relative"` to their size.
+        noise: standard deviation of samples, one number or one per sample, if it is known.
+        dt: fit the kernel integrals `K_j = ∫_{j dt}^{(j+1) dt} ρ` in discrete time instead; a
+            functional that lives in discrete time, such as a pure delay, brings its own step.
         max_width: with `error`, give up beyond this width.
 
     Returns:
@@ -509,18 +668,56 @@ def fit_exponential_sum(
     require_choice("norm", norm, NORMS)
     require_choice("poles", poles, ("complex", "real"))
     require_choice("weights", weights, ("absolute", "relative"))
-    if (width is None) == (error is None):
-        raise invalid("width", "either width or error", "both" if width is not None else "neither")
+    if width is not None and error is not None:
+        raise invalid("width", "either width or error", "both")
     if width is not None:
         width = require_count("width", width)
-    else:
+    if error is not None:
         error = require_positive("error", error)
+    max_width = require_count("max_width", max_width)
+    real = poles == "real" or positive
+    samples = _as_samples(kernel_or_samples)
+    if samples is not None:
+        lags, values, sigma = samples
+        found = fit_samples(
+            lags,
+            values,
+            width=width,
+            error=error,
+            norm=norm,
+            real=real,
+            positive=positive,
+            constant=constant,
+            weights=weights,
+            noise=sigma if noise is None else noise,
+            max_width=max_width,
+        )
+        return _from_samples(found, lags, values, norm=norm, weights=weights)
+    if (width is None) == (error is None):
+        raise invalid("width", "either width or error", "both" if width is not None else "neither")
+    if weights == "relative":
+        raise invalid(
+            "weights",
+            "absolute for an exact kernel",
+            "relative",
+            "sample it on the lags that matter, or use fit_minimax_sum with a last lag",
+        )
+    step = getattr(kernel_or_samples, "dt", None) if dt is None else require_positive("dt", dt)
+    if step is not None:
+        if positive or constant:
+            raise invalid("positive, constant", "neither in discrete time", "one of them")
+        integrals = _kernel_integrals(kernel_or_samples, step, norm)
+        return _discrete(
+            integrals, step, width=width, error=error, norm=norm, real=real, max_width=max_width
+        )
     source = _source(kernel_or_samples, norm=norm, constant=constant)
-    bench = _Workbench(source.grid, norm=norm, real=poles == "real" or positive)
+    bench = _Workbench(source.grid, norm=norm, real=real)
+    if positive and not bench.is_monotone:
+        return _positive(bench, source, width=width, error=error, max_width=max_width)
     if width is not None:
         return bench.delivered(width, constant=source.constant)
     assert error is not None
-    return _by_error(bench, error, require_count("max_width", max_width), source.constant)
+    return _by_error(bench, error, max_width, source.constant)
 
 
 def fit_widths(
@@ -590,6 +787,193 @@ def _by_error(
     return dataclasses.replace(best, status=Status(code, reached))
 
 
+def _as_samples(given: Any) -> tuple[np.ndarray, np.ndarray, Any] | None:
+    """Lags, values and standard deviations if `given` is a set of samples."""
+    if isinstance(given, tuple) and len(given) == 2:
+        return np.asarray(given[0]), np.asarray(given[1]), None
+    if isinstance(given, SampledKernel):
+        return given.lags, given.values, None
+    if hasattr(given, "lags") and hasattr(given, "memory"):
+        return np.asarray(given.lags), np.asarray(given.memory), None
+    return None
+
+
+def _from_samples(
+    found: Poles, lags: np.ndarray, values: np.ndarray, *, norm: str, weights: str
+) -> ExponentialSum:
+    """A fit to samples as a network; its errors are those at the samples."""
+    lags = np.asarray(lags, dtype=np.float64)
+    out, in_ = found.amplitudes.shape[1:]
+    measured = np.asarray(values, dtype=np.float64).reshape(len(lags), out, in_)
+    limit = np.zeros((out, in_)) if found.constant is None else found.constant
+    rates, amplitudes = found.rates, found.amplitudes
+    if not found.width:
+        # A network has at least one unit: an idle one, over before the first positive lag.
+        rates = np.array([1 / max(float(np.min(lags[lags > 0])), 1e-300)], dtype=complex)
+        amplitudes = np.zeros((1, out, in_), dtype=complex)
+    residual = np.abs(measured - evaluate_sum(rates, amplitudes, lags) - limit).sum(axis=2)
+    if weights == "relative":
+        residual = residual / np.abs(measured).sum(axis=2)
+    A, b = takenaka_malmquist(rates)
+    coordinates, _ = coordinates_from_modes(A, b, rates, amplitudes.reshape(len(rates), -1))
+    return ExponentialSum(
+        model=LinearRNN(*assemble(A, b, coordinates, out, in_)),
+        rates=rates,
+        amplitudes=amplitudes,
+        constant=limit,
+        errors={
+            "l1": float(residual.mean(axis=0).max()),
+            "l2": float(np.sqrt(np.mean(residual**2))),
+            "linf": float(residual.max()),
+        },
+        norm=norm,
+        bound=None,
+        bounds=dict.fromkeys(NORMS),
+        dt=None,
+        status=found.status,
+        stats={**found.stats, "errors_are": f"{weights}, over the {len(lags)} samples"},
+    )
+
+
+def _kernel_integrals(functional: Any, step: float, norm: str) -> np.ndarray:
+    """K_j up to where they no longer matter, shape (n, out, in)."""
+    if not isinstance(functional, AbstractLinearFunctional):
+        raise wrong_type(
+            "kernel_or_samples",
+            "a linear functional, for a fit in discrete time",
+            type(functional).__name__,
+        )
+    own = getattr(functional, "dt", None)
+    if own is not None:
+        if not math.isclose(own, step):
+            raise invalid("dt", f"the functional's own step {own:g}", step)
+        quadrature = kernel_quadrature(functional, rtol=1e-13, norm=norm, reach=1.0)
+        n = max(1, round(quadrature.support / step))
+        return np.asarray(quadrature.values)[:n] * step
+    quadrature = kernel_quadrature(functional, rtol=1e-11, norm=norm, reach=1.0)
+    n = math.ceil(quadrature.support / step)
+    if n > _N_STEPS_MAX:
+        raise invalid(
+            "dt",
+            f"a memory of at most {_N_STEPS_MAX} steps",
+            f"{n:.3g} steps of {step:g}",
+            "fit in continuous time and discretise the network: that is exact",
+        )
+    steps = np.asarray(functional.step_response(step * np.arange(n + 1)), dtype=np.float64)
+    return np.diff(steps, axis=0)
+
+
+def _discrete(
+    integrals: np.ndarray,
+    step: float,
+    *,
+    width: int | None,
+    error: float | None,
+    norm: str,
+    real: bool,
+    max_width: int,
+) -> ExponentialSum:
+    """A network in discrete time for kernel integrals (n, out, in)."""
+    if width is not None:
+        return _discrete_at(integrals, step, width, norm, real)
+    assert error is not None
+    best: ExponentialSum | None = None
+    for m in range(1, max_width + 1):
+        fit = _discrete_at(integrals, step, m, norm, real)
+        if best is None or fit.error < best.error:
+            best = fit
+        if fit.error <= error:
+            return fit
+        if fit.status.code == "width_beyond_rank":
+            break
+    assert best is not None
+    message = f"the error wanted is {error:.3g}; {best.error:.3g} was reached at width {best.width}"
+    code = "precision_limit" if best.width < max_width else "not_converged"
+    return dataclasses.replace(best, status=Status(code, message))
+
+
+def _discrete_at(
+    integrals: np.ndarray, step: float, width: int, norm: str, real: bool
+) -> ExponentialSum:
+    began = time.perf_counter()
+    found = fit_discrete(integrals, dt=step, width=width, norm=norm, real=real, ends=True)
+    assert found.state_space is not None
+    A, B, C = (np.asarray(x, dtype=np.float64) for x in found.state_space)
+    # The fit's own sequence, run past the end until it has died out or four times as far.
+    state, fitted = B, []
+    for _ in range(4 * len(integrals) + 4 * width):
+        fitted.append(C @ state)
+        state = A @ state
+    sequence = np.array(fitted)
+    sequence[: len(integrals)] -= integrals
+    rows = np.abs(sequence).sum(axis=2)
+    errors = {
+        "l1": float(rows.sum(axis=0).max()),
+        "l2": float(np.sqrt(np.sum(sequence**2) / step)),
+        "linf": float(rows.max() / step),
+    }
+    unit = {"l1": 1.0, "l2": 1 / math.sqrt(step), "linf": 1 / step}[norm]
+    bound = None if found.bound is None else min(found.bound * unit, errors[norm])
+    multipliers = np.asarray(found.rates, dtype=complex)
+    rates = np.full(len(multipliers), np.inf, dtype=complex)
+    rates[multipliers != 0] = -np.log(multipliers[multipliers != 0]) / step
+    return ExponentialSum(
+        model=LinearRNN(A, B, C, dt=step),
+        rates=rates,
+        amplitudes=found.amplitudes,
+        constant=np.zeros(integrals.shape[1:]),
+        errors=errors,
+        norm=norm,
+        bound=bound,
+        bounds={name: bound if name == norm else None for name in NORMS},
+        dt=step,
+        status=found.status,
+        stats={
+            **found.stats,
+            "width_requested": width,
+            "multipliers": found.rates,
+            "seconds": time.perf_counter() - began,
+        },
+    )
+
+
+def _positive(
+    bench: _Workbench,
+    source: _Source,
+    *,
+    width: int | None,
+    error: float | None,
+    max_width: int,
+) -> ExponentialSum:
+    """Positive amplitudes for a kernel not known to be completely monotone."""
+    grid = bench.grid
+    if grid.n_outputs * grid.n_inputs > 1:
+        raise invalid("positive", "a kernel with one input and one output", "several channels")
+    # Weighted by the quadrature, a least-squares fit to the nodes is one to the kernel.
+    root = np.sqrt(grid.weights)
+    found = fit_samples(
+        grid.nodes,
+        grid.values[:, 0, 0],
+        width=width if error is None else max_width,
+        norm="l2",
+        real=True,
+        positive=True,
+        noise=np.maximum(root.max() / root, 1e-12),
+        slow_rates=True,
+        max_width=max_width,
+    )
+    order = np.argsort(found.rates.real)
+    rates, flat = found.rates[order], found.amplitudes[order].reshape(found.width, -1)
+    fit = bench.judged(rates.astype(complex), flat.astype(complex), found.width, source.constant)
+    if fit.status.is_ok and width is not None and fit.width < width:
+        message = f"positive amplitudes leave {fit.width} of {width} units with any weight"
+        fit = dataclasses.replace(fit, status=Status("no_minimiser", message))
+    if error is not None and fit.error > error:
+        message = f"the error wanted is {error:.3g}; {fit.error:.3g} was reached"
+        fit = dataclasses.replace(fit, status=Status("not_converged", message))
+    return fit
+
+
 @dataclasses.dataclass(frozen=True)
 class _Source:
     """A kernel as it is fitted: on its grids, its value at infinity set apart."""
@@ -601,8 +985,6 @@ class _Source:
 def _source(kernel: Any, *, norm: str, constant: bool) -> _Source:
     hints: Any = None
     if isinstance(kernel, AbstractLinearFunctional):
-        from recollect.targets._kernel import kernel_hints
-
         hints = kernel_hints(kernel)
         functional = kernel
 

@@ -11,7 +11,7 @@ from recollect._core._check import invalid
 from recollect._core._quadrature import Panels, adaptive_quadrature
 from recollect.approximation._problem import FitGrid
 
-_RTOL = 1e-13
+_RTOL = {"l1": 1e-13, "l2": 1e-13, "linf": 1e-11}
 
 
 def build_grid(
@@ -22,7 +22,7 @@ def build_grid(
     breakpoints: tuple[float, ...] = (),
     timescale: float = 1.0,
     is_completely_monotone: bool | None = None,
-    rtol: float = _RTOL,
+    rtol: float | None = None,
 ) -> FitGrid:
     """Returns the grids for `kernel`, a function lags (n,) -> (n, out, in).
 
@@ -36,7 +36,7 @@ def build_grid(
     quadrature = adaptive_quadrature(
         kernel,
         norm=norm,
-        rtol=rtol,
+        rtol=_RTOL[norm] if rtol is None else rtol,
         support=support,
         breakpoints=breakpoints,
         timescale=timescale,

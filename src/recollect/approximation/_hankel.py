@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.linalg
@@ -34,6 +35,7 @@ class HankelSpectrum:
         norm: the Hilbert-Schmidt norm of the operator.
         nodes: lags of the quadrature, (n,).
         fields: right singular vectors times root weights, (n * in, k).
+        end: lag at which both variables are cut.
     """
 
     singular_values: np.ndarray
@@ -43,6 +45,7 @@ class HankelSpectrum:
     norm: float
     nodes: np.ndarray
     fields: np.ndarray
+    end: float
 
     def usable_width(self, *, rtol: float = 1e-13) -> int:
         """Returns the number of singular values that stand above rounding."""
@@ -82,9 +85,18 @@ class HankelSpectrum:
 
 
 @references("adamyan1971analytic")
-def hankel_spectrum(grid: FitGrid, *, power: float = 0.0) -> HankelSpectrum:
-    """Returns the spectrum of the (weighted) Hankel operator of the kernel on `grid`."""
-    nodes, weights, differentiate = _hankel_nodes(grid, power)
+def hankel_spectrum(
+    grid: FitGrid, *, power: float = 0.0, reach: float | None = None
+) -> HankelSpectrum:
+    """Returns the spectrum of the (weighted) Hankel operator of the kernel on `grid`.
+
+    Args:
+        grid: the kernel.
+        power: of the weight, 0 or ½.
+        reach: cut both variables at the end of the panel that holds this lag; by default where
+            the kernel ends.
+    """
+    nodes, weights, differentiate = _hankel_nodes(grid, power, reach)
     n = len(nodes)
     out, in_ = grid.n_outputs, grid.n_inputs
     values = _on_sums(grid, nodes, 0.0)
@@ -118,7 +130,24 @@ def hankel_spectrum(grid: FitGrid, *, power: float = 0.0) -> HankelSpectrum:
         generator = (left.reshape(n, -1) * root[:, None]).reshape(n * out, -1).T @ slopes
     fields = (right.reshape(n, -1) * root[:, None]).reshape(n * in_, -1)
     norm = float(np.sqrt(np.sum(singular**2)))
-    return HankelSpectrum(singular, generator, shift, power, norm, nodes, fields)
+    end = float(_coarsened(grid, reach).stops[-1])
+    return HankelSpectrum(singular, generator, shift, power, norm, nodes, fields, end)
+
+
+def bound_largest_error(spectra: Sequence[HankelSpectrum], width: int) -> float:
+    """Returns a lower bound on sup |ρ - ρ̂| for every network of this width.
+
+    For a probability density p, sup|e|² ≥ ∫∫ p(t) p(s) e(t+s)² dt ds, a squared Hilbert-Schmidt
+    norm, and a rank-m operator leaves at least Σ_{k>m} σ_k² of the kernel's. Here
+    p(t) = (4Lt)^-½ on [0, L]; the best L is taken.
+
+    Args:
+        spectra: with `power` ½, cut at different L.
+        width: m.
+    """
+    return max(
+        math.sqrt(math.pi / (4 * s.end)) * max(s.tail(width) - 1e-14 * s.norm, 0.0) for s in spectra
+    )
 
 
 def _on_sums(grid: FitGrid, nodes: np.ndarray, shift: float) -> np.ndarray:
@@ -132,9 +161,9 @@ def _on_sums(grid: FitGrid, nodes: np.ndarray, shift: float) -> np.ndarray:
     return values
 
 
-def _hankel_nodes(grid: FitGrid, power: float):
+def _hankel_nodes(grid: FitGrid, power: float, reach: float | None):
     """Nodes, weights (with the operator's weight) and a panel-wise differentiation."""
-    panels = _coarsened(grid)
+    panels = _coarsened(grid, reach)
     n_panels = len(panels.starts)
     n_max = _N_MAX if not panels.is_log.any() else _N_MAX_LOG
     order = int(np.clip(n_max // n_panels // max(1, max(grid.n_outputs, grid.n_inputs)), 4, 12))
@@ -162,9 +191,11 @@ def _hankel_nodes(grid: FitGrid, power: float):
     return nodes.ravel(), weights.ravel(), differentiate
 
 
-def _coarsened(grid: FitGrid) -> Panels:
+def _coarsened(grid: FitGrid, reach: float | None) -> Panels:
     """The fitting panels up to the kernel's end, neighbours merged where there are too many."""
     end = grid.effective_support
+    if reach is not None and reach < end:
+        end = min(end, float(grid.panels.stops[np.searchsorted(grid.panels.stops, reach)]))
     inside = grid.panels.select(grid.panels.starts < end * (1 - 1e-9))
     stops = inside.stops.copy()
     stops[-1] = end

@@ -216,7 +216,7 @@ class _NewtonModel:
         self._rows = np.sqrt(at.weights / at.envelope)
         directions = _gradients(modes, at.nodes) * self._rows[:, None]
         norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", directions, directions)), 1e-300)
-        self._q, r = scipy.linalg.qr(directions / norms, mode="economic", check_finite=False)
+        self._q, r = np.linalg.qr(directions / norms)
         diagonal = np.diag(r).copy()
         diagonal[np.abs(diagonal) < 1e-14] = 1e-14
         np.fill_diagonal(r, diagonal)
@@ -233,7 +233,7 @@ class _NewtonModel:
 
     def _orthonormal(self, rows: np.ndarray) -> np.ndarray:
         return scipy.linalg.solve_triangular(
-            self._r, (rows / self._norms).T, trans="T", check_finite=False
+            self._r, (rows / self._norms).T, trans=1, check_finite=False
         ).T
 
     def _parameters(self, move: np.ndarray) -> np.ndarray:
@@ -296,14 +296,14 @@ def _settled(modes: Modes, here: _SignedError, grid: FitGrid, n_steps: int):
         root = np.sqrt(here.weights)
         columns = _gradients(modes, here.nodes)[:, linear] * root[:, None]
         norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", columns, columns)), 1e-300)
-        q, r = scipy.linalg.qr(columns / norms, mode="economic", check_finite=False)
+        q, r = np.linalg.qr(columns / norms)
         if np.abs(np.diag(r)).min() < 1e-14:
             break
         gradient = -(q.T @ (here.signs * root))
         rows = scipy.linalg.solve_triangular(
             r,
             (_gradients(modes, here.crossings)[:, linear] / norms).T,
-            trans="T",
+            trans=1,
             check_finite=False,
         )
         slopes = here.slopes()
@@ -346,14 +346,15 @@ def refine_modes(
         along = vectors.T @ model.gradient
         size = np.maximum(np.abs(curvature), 1e-12 * np.abs(curvature).max())
         count += 1
-        accepted = False
+        accepted, promised = False, 0.0
+        trial, there, move = modes, here, along
         for _ in range(10):
             move = -vectors @ _bounded_step(along, size, radius)
             promised = -float(model.gradient @ move + 0.5 * move @ (model.hessian @ move))
             promised = max(promised, -0.5 * float(model.gradient @ move))
-            trial = model.moved(move)
-            if trial is not None:
-                there = _SignedError(grid, trial.values)
+            found = model.moved(move)
+            if found is not None:
+                trial, there = found, _SignedError(grid, found.values)
                 if there.total < 3 * here.total:
                     trial, there = _settled(trial, there, grid, 3)
                 if there.total < here.total:

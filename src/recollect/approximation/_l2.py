@@ -173,7 +173,7 @@ def project(
     basis, slopes = section_basis(sections, nodes, rows, derivatives=derivatives)
     norms = np.sqrt(np.einsum("ij,ij->j", basis, basis))
     norms[norms == 0] = 1.0
-    q, r = scipy.linalg.qr(basis / norms, mode="economic", check_finite=False)
+    q, r = np.linalg.qr(basis / norms)
     coordinates = q.T @ target
     residual = target - q @ coordinates
     # A second pass: one projection leaves a residual that is not orthogonal to its last digits.
@@ -226,7 +226,7 @@ def _jacobian(sections: Sections, at: Projection) -> np.ndarray:
     diagonal = np.abs(np.diag(at.r))
     if diagonal.min() > 1e-14 * diagonal.max():
         inside = scipy.linalg.solve_triangular(
-            at.r, load.reshape(sections.width, -1), trans="T", check_finite=False
+            at.r, load.reshape(sections.width, -1), trans=1, check_finite=False
         )
     else:
         inside = np.zeros((sections.width, n_channels * (k + 2 * n_pairs)))
@@ -296,12 +296,12 @@ def refine_sections(
         count += 1
         n_rows = here.residual.size
         slope = jacobian[:n_rows].T @ here.residual.ravel()
-        triangle = scipy.linalg.qr(jacobian, mode="r", check_finite=False)[0][: jacobian.shape[1]]
+        triangle = np.linalg.qr(jacobian, mode="r")
         _, singular, vt = np.linalg.svd(triangle)
         if singular[0] == 0 or not np.isfinite(singular[0]):
             break
         along = vt @ slope
-        accepted = False
+        accepted, promised = False, 0.0
         for _ in range(12):
             step = -vt.T @ (along / (singular**2 + damping * singular[0] ** 2))
             largest = np.abs(step).max()

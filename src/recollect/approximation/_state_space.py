@@ -78,6 +78,21 @@ def propagate(A: np.ndarray, b: np.ndarray, lags: np.ndarray) -> np.ndarray:
     return columns.T
 
 
+def project_on_states(
+    A: np.ndarray, b: np.ndarray, nodes: np.ndarray, rows: np.ndarray, target: np.ndarray
+) -> np.ndarray:
+    """Returns the best coordinates on the orthonormal states, shape (width, channel).
+
+    Args:
+        A, b: an input-normal pair.
+        nodes, rows: lags and root quadrature weights, shape (n,).
+        target: values times `rows`, shape (n, channel).
+    """
+    states = propagate(A, b, nodes) * rows[:, None]
+    coordinates = states.T @ target
+    return coordinates + states.T @ (target - states @ coordinates)
+
+
 def coordinates_from_modes(
     A: np.ndarray, b: np.ndarray, rates: np.ndarray, amplitudes: np.ndarray
 ) -> tuple[np.ndarray, float]:
