@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from recollect._core._check import (
 )
 from recollect._core._references import references
 from recollect._core._status import Status
+from recollect._core._threads import on_one_thread
 from recollect.memory._records import Record, read_records
 from recollect.memory._rows import ExplicitRows
 from recollect.memory._selection import Choice, RegressionData, choose, posterior_of
@@ -121,6 +123,7 @@ class KernelEstimate:
     stats: dict[str, Any]
 
 
+@on_one_thread
 @references("chen2012estimation")
 def estimate_kernel(
     inputs: Any,
@@ -177,26 +180,50 @@ def estimate_kernel(
     for data in table.sources:
         choice = choose(data, longest, is_fixed=limit is not None, noise=noise)
         if initial_state == "unknown":
-            n_skipped = _burn_in(data, choice, table.longest_record)
-            if n_skipped:
-                data.skip(n_skipped)
-                choice = choose(
-                    data,
-                    longest,
-                    is_fixed=limit is not None,
-                    noise=noise,
-                    first=choice,
-                )
+            choice = _after_unknown_past(data, choice, table.longest_record, longest, limit, noise)
         choices.append(choice)
     edges = functools.reduce(np.union1d, [choice.edges for choice in choices])
     return _assemble(table, choices, edges, dt)
+
+
+def _after_unknown_past(
+    data: RegressionData,
+    choice: Choice,
+    longest_record: int,
+    longest: int,
+    limit: int | None,
+    noise: str,
+) -> Choice:
+    """Returns the choice on the rows that the unknown past no longer reaches.
+
+    Correlated noise can swallow a past the model cannot express, and the memory with it: it is
+    believed only if it is still preferred on the rows a white-noise fit finds untouched.
+    """
+
+    def again(kind: str, first: Choice | None) -> Choice:
+        return choose(data, longest, is_fixed=limit is not None, noise=kind, first=first)
+
+    n_skipped = _burn_in(data, choice, longest_record)
+    if n_skipped:
+        data.skip(n_skipped)
+        return again(noise, choice)
+    if noise == "auto" and choice.correlation > 0:
+        white = again("white", None)
+        n_skipped = _burn_in(data, white, longest_record)
+        if n_skipped:
+            data.skip(n_skipped)
+            later = again(noise, white)
+            if later.correlation < 0.1 * choice.correlation:
+                return later
+            data.skip(0)
+    return choice
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
     """Records brought to zero mean and unit variance, so that units do not matter."""
 
-    sources: list[RegressionData]
+    sources: Sequence[RegressionData]
     n_records: int
     longest_record: int
     timescales: np.ndarray
@@ -322,7 +349,7 @@ def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
     Inputs before the record reach the output unsmoothed through a delay: no smooth transient
     describes that, so such rows are left out.
     """
-    posterior = posterior_of(data, choice.edges, choice.correlation)
+    posterior = posterior_of(data, choice.edges, choice.correlation, max_iterations=25)
     typical = data.nuisance_fit(choice.edges, posterior.mean, choice.correlation).residual_variance
     heads = data.head_residuals(choice.edges, posterior.mean, choice.correlation)
     n_skipped, n_block = 0, 8
@@ -331,7 +358,24 @@ def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
         if len(block) > 3 and np.mean(block**2) > (1 + 6 * np.sqrt(2 / len(block))) * typical:
             n_skipped = n_block
         n_block = int(np.ceil(1.3 * n_block))
-    return n_skipped
+    late = _late_reach(choice.edges, posterior.mean.reshape(len(choice.edges) - 1, -1))
+    return max(n_skipped, late) if late <= longest // 3 else n_skipped
+
+
+def _late_reach(edges: np.ndarray, kernel: np.ndarray) -> int:
+    """Returns the lag where a late peak has faded, 0 without one.
+
+    Decays carry the unknown past exactly; a peak behind a dip brings the past inputs themselves,
+    and rows it reaches tell nothing.
+    """
+    reach = 0
+    for size in np.abs(kernel).T:
+        later = np.maximum.accumulate(size[::-1])[::-1]
+        before = np.minimum.accumulate(size)
+        rises = (edges[:-1] > 8) & (later > 0.3 * size.max()) & (before < 0.3 * later)
+        if rises.any():
+            reach = max(reach, int(edges[np.flatnonzero(later > 0.03 * size.max())[-1] + 1]))
+    return reach
 
 
 def _warnings(

@@ -68,6 +68,8 @@ class _Reduced:
         self.flat = components.reshape(len(components), -1)
 
     def covariance(self, weights: np.ndarray) -> np.ndarray:
+        if self.n_groups == 1:
+            return (weights[0] @ self.flat).reshape(self.p, self.p)
         # Lag-major order: index = lag * n_groups + group.
         prior = np.zeros((self.p, self.n_groups, self.p, self.n_groups))
         for g in range(self.n_groups):
@@ -86,16 +88,17 @@ class _Reduced:
         weights = np.exp(theta[:-1]).reshape(self.n_groups, -1)
         variance = float(np.exp(theta[-1]))
         _, lower = self.factor(weights, variance)
-        inverse = scipy.linalg.lapack.dpotri(lower, lower=1)[0]
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
-        solved = inverse @ self.data
+        inverse_root = scipy.linalg.solve_triangular(lower, np.eye(self.n_kept), lower=True)
+        half = inverse_root @ self.root.T
+        projected = inverse_root @ self.data
+        solved = inverse_root.T @ projected
         value = 0.5 * (
             self.n_rest * theta[-1]
             + self.rest / variance
             + 2 * np.log(np.diag(lower)).sum()
-            + self.data @ solved
+            + projected @ projected
         )
-        sensitivity = self.root @ inverse @ self.root.T
+        sensitivity = half.T @ half
         score = self.root @ solved
         q = sensitivity.reshape(self.p, self.n_groups, self.p, self.n_groups)
         u = score.reshape(self.p, self.n_groups)
@@ -108,7 +111,9 @@ class _Reduced:
         )
         gradient[:-1] = 0.5 * (weights * slopes).ravel()
         gradient[-1] = 0.5 * (
-            self.n_rest - self.rest / variance + variance * (np.trace(inverse) - solved @ solved)
+            self.n_rest
+            - self.rest / variance
+            + variance * ((inverse_root**2).sum() - solved @ solved)
         )
         return value, gradient
 

@@ -101,7 +101,8 @@ def measure_memory(
     if not isinstance(functional, AbstractFunctional):
         if not callable(functional):
             raise wrong_type("functional", "a functional or a callable", type(functional).__name__)
-        n_outputs = np.shape(functional(np.zeros((2, 1))))
+        probe: Any = functional
+        n_outputs = np.shape(probe(np.zeros((2, 1))))
         functional = as_functional(functional, n_outputs=n_outputs[1] if len(n_outputs) == 2 else 1)
     return _of_steps(
         functional,

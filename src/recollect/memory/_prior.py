@@ -54,13 +54,13 @@ def mixture_components(
     """
     edges = np.asarray(edges, dtype=np.float64)
     lags = 0.5 * (edges[:-1] + edges[1:])
-    longest = max(edges[-1] if longest is None else longest, 2.0)
-    n_rates = max(2, int(np.ceil(n_per_decade * np.log10(longest / 0.5)))) + 1
+    reach = max(float(edges[-1]) if longest is None else float(longest), 2.0)
+    n_rates = max(2, int(np.ceil(n_per_decade * np.log10(reach / 0.5)))) + 1
     timescales = 0.5 * 10 ** (np.arange(n_rates) / n_per_decade)
     components = [tuned_correlated(lags, 1 / timescale) for timescale in timescales]
     components += [stable_spline(lags, 0.5 / timescale) for timescale in timescales[1:]]
-    if longest > 4:
-        for octave in range(1, int(np.ceil(np.log2(longest)))):
+    if reach > 4:
+        for octave in range(1, int(np.ceil(np.log2(reach)))):
             centre = 2.0**octave
             components += [
                 windowed(lags, centre, 0.35, max(fraction * centre, 0.7))

@@ -68,9 +68,13 @@ class ExplicitRows:
             basis, from_basis = _independent(columns)
             self.bases.append(basis)
             self.from_bases.append(from_basis)
-        self.n_rows = sum(len(times) for times in self.times)
         self._edges: np.ndarray | None = None
         self._designs: list[np.ndarray] = []
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows in use."""
+        return sum(len(times) for times in self.times)
 
     @property
     def typical_gap(self) -> float:
@@ -97,8 +101,7 @@ class ExplicitRows:
             columns = np.concatenate([design, values[:, None], np.ones((len(times), 1))], axis=1)
             rows, log_scale = whiten(columns, times, correlation)
             if basis.shape[1]:
-                q, r = scipy.linalg.qr(whiten(basis, times, correlation)[0], mode="economic")
-                q, r = np.asarray(q), np.asarray(r)
+                q, r = np.linalg.qr(whiten(basis, times, correlation)[0])
                 rest = rows - q @ (q.T @ rows)
                 log_scale -= float(np.log(np.abs(np.diag(r))).sum())
                 yield rest, log_scale, q, r, rows
@@ -212,15 +215,15 @@ def lag_bin_rows(
     """Returns `∫ x(t - s) ds` over each lag bin at `times`, shape (row, p*in), lag-major."""
     n_time, n_inputs = inputs.shape
     block = np.empty((len(times), len(edges) - 1, n_inputs))
-    at = times[:, None] - edges[None, :]
     whole = np.array_equal(times, np.rint(times))
-    index = np.maximum(at, 0).astype(np.int64) if whole else None
-    before = np.minimum(at, 0)
+    at = (times.astype(np.int64) if whole else times)[:, None] - edges[None, :]
+    inside = np.maximum(at, 0)
     for i in range(n_inputs):
         total = np.concatenate([[0.0], np.cumsum(inputs[:, i])])
-        values = total[index] if whole else np.interp(at, np.arange(n_time + 1.0), total)
-        values += before * past[i]
-        block[:, :, i] = values[:, :-1] - values[:, 1:]
+        values = total[inside] if whole else np.interp(inside, np.arange(n_time + 1.0), total)
+        if past[i] != 0:
+            values += np.minimum(at, 0) * past[i]
+        np.subtract(values[:, :-1], values[:, 1:], out=block[:, :, i])
     return block.reshape(len(times), -1)
 
 

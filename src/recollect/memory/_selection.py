@@ -25,7 +25,9 @@ class RegressionData(Protocol):
     """Where normal equations come from: explicit rows or running sums."""
 
     n_inputs: int
-    n_rows: int
+
+    @property
+    def n_rows(self) -> int: ...
 
     @property
     def typical_gap(self) -> float: ...
@@ -138,17 +140,28 @@ class _Search:
         self.data, self.longest, self.n_evaluations = data, longest, 0
         self.last: tuple[np.ndarray, np.ndarray, Posterior] | None = None
 
-    def fit(self, edges: np.ndarray, correlation: float, *, n_bins: int | None = None) -> Posterior:
-        """Returns the posterior on the first `n_bins` of the bins between `edges`."""
+    def fit(
+        self,
+        edges: np.ndarray,
+        correlation: float,
+        *,
+        n_bins: int | None = None,
+        is_rough: bool = False,
+    ) -> Posterior:
+        """Returns the posterior on the first `n_bins` of the bins between `edges`.
+
+        A rough fit of a large problem stops early: enough to see where structure is left or which
+        of a few noise models is nearest.
+        """
         equations = self.data.equations(edges, correlation)
         n_inputs = self.data.n_inputs
         is_large = (len(edges) - 1) * n_inputs > 150
         if is_large and self.last is not None and np.array_equal(self.last[0], edges):
             _, components, before = self.last
-            start, limit = (before.weights, before.noise_variance), 20
+            start, limit = (before.weights, before.noise_variance), 8 if is_rough else 20
         else:
             components = scaled_components(edges, equations, n_inputs, self.longest)
-            start, limit = None, 60
+            start, limit = None, 20 if is_rough and is_large else 60
         if n_bins is not None:
             q = n_bins * n_inputs
             equations = dataclasses.replace(
@@ -166,7 +179,7 @@ class _Search:
 
 def _resolving_edges(search: _Search, edges: np.ndarray) -> np.ndarray:
     for _ in range(6):
-        posterior = search.fit(edges, 0.0)
+        posterior = search.fit(edges, 0.0, is_rough=True)
         finer = _refined(edges, search.data.score(edges, posterior.mean, 0.0))
         if len(finer) == len(edges) or len(finer) * search.data.n_inputs > _MAX_BINS:
             break
@@ -185,7 +198,7 @@ def _noise_correlation(
         times = [first.correlation / 2.5, first.correlation, first.correlation * 2.5]
     else:
         times = [-gap / np.log(decay) for decay in _DECAYS]
-    evidence = [search.fit(edges, time).log_evidence for time in times]
+    evidence = [search.fit(edges, time, is_rough=True).log_evidence for time in times]
     best = int(np.argmax(evidence))
     gain = evidence[best] - white
     if noise == "auto" and gain < 2.0:
@@ -229,5 +242,5 @@ def _refined(edges: np.ndarray, score: np.ndarray) -> np.ndarray:
     added = [edges]
     for b in order:
         step = max(1, int(widths[b]) // 6)
-        added.append(np.arange(edges[b], edges[b + 1], step))
+        added.append(np.arange(int(edges[b]), int(edges[b + 1]), step))
     return np.unique(np.concatenate(added))

@@ -94,6 +94,6 @@ def _innovations(x: np.ndarray, order: int) -> np.ndarray | None:
         coefficients = scipy.linalg.solve_toeplitz(correlation[:-1], correlation[1:])
     except np.linalg.LinAlgError:
         return None
-    result = scipy.signal.lfilter(np.concatenate([[1.0], -coefficients]), [1.0], x)
+    result = np.asarray(scipy.signal.lfilter(np.concatenate([[1.0], -coefficients]), [1.0], x))
     # An input that its own past explains has no innovations to compare with.
     return result if result.var() > 1e-6 * x.var() else None

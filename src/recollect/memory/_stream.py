@@ -49,7 +49,7 @@ class Stream:
 
     def add(self, inputs: np.ndarray, outputs: np.ndarray) -> None:
         """Takes a block of raw samples that follows the last one."""
-        present = np.isfinite(inputs).all(axis=1)
+        present = np.atleast_1d(np.isfinite(inputs).all(axis=1))
         marks = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(int)))
         if not present[0]:
             self.is_open = False

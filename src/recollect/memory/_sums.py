@@ -54,22 +54,22 @@ class RunningSums:
         joined = np.concatenate([self.tail, inputs])
         lead = len(self.tail)
         size = scipy.fft.next_fast_len(len(joined) + self.n_keep, real=True)
-        spectra = [scipy.fft.rfft(joined[:, a], size) for a in range(self.n_inputs)]
+        spectra = [np.fft.rfft(joined[:, a], size) for a in range(self.n_inputs)]
         late = np.zeros(len(joined))
         centre = self.n_keep - 1
         for a in range(self.n_inputs):
             late[lead:] = inputs[:, a]
-            spectrum = scipy.fft.rfft(late, size)
+            spectrum = np.fft.rfft(late, size)
             for b in range(self.n_inputs):
                 # x_a(t) x_b(t-d), d >= 0, over pairs whose later member is new.
-                product = scipy.fft.irfft(spectrum * np.conj(spectra[b]), size)[: self.n_keep]
+                product = np.fft.irfft(spectrum * np.conj(spectra[b]), size)[: self.n_keep]
                 self.auto[a, b, centre:] += product
                 self.auto[b, a, :centre] += product[1:][::-1]
         for e in range(self.n_extra):
             late[lead:] = extra[:, e]
-            spectrum = scipy.fft.rfft(late, size)
+            spectrum = np.fft.rfft(late, size)
             for a in range(self.n_inputs):
-                product = scipy.fft.irfft(spectrum * np.conj(spectra[a]), size)
+                product = np.fft.irfft(spectrum * np.conj(spectra[a]), size)
                 self.cross[e, a, 1:] += product[: self.n_keep]
         followed = np.concatenate([self.previous, extra[:-1]])
         self.cross[:, :, 0] += followed.T @ inputs
@@ -250,7 +250,7 @@ class SummedRows:
                 lower, basis.T @ gram[q + 2 :, : q + 2], lower=True
             )
             rest = gram[np.ix_(kept, kept)] - across.T @ across
-            back = basis @ scipy.linalg.solve_triangular(lower, across, lower=True, trans="T")
+            back = basis @ scipy.linalg.solve_triangular(lower.T, across)
             yield s, gram, rest, log_scale - float(np.log(np.diag(lower)).sum()), basis, back
 
     def equations(self, edges: np.ndarray, correlation: float) -> NormalEquations:

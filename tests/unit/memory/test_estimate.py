@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -265,3 +266,12 @@ def test_intervals_cover():
         inside = np.abs(e.kernel[:, 0, 0] - truth) < 1.645 * e.kernel_stderr[:, 0, 0]
         covered.append(inside[near].mean())
     assert 0.8 < np.mean(covered) < 0.99
+
+
+@pytest.mark.slow
+def test_a_million_samples_take_seconds():
+    x, y, integrals = simulate(1_000_000, lambda lags: np.exp(-((lags - 900) ** 2) / 800))
+    began = time.process_time()
+    estimate = estimate_kernel(x, y, dt=1.0)
+    assert time.process_time() - began < 10
+    assert relative_error(estimate, integrals) < 0.03
