@@ -221,9 +221,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    # Many small factorisations: BLAS threads only fight over the cores (measured: 1 s against 15 s).
-    for library in ("OMP", "OPENBLAS", "MKL"):
-        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):

@@ -11,6 +11,7 @@ import scipy.optimize
 from recollect._core._check import invalid, require_count
 from recollect._core._references import references
 from recollect._core._status import Status
+from recollect._core._threads import on_one_thread
 from recollect.approximation._l2 import Sections, refine_sections, sections_of
 from recollect.approximation._state_space import propagate, takenaka_malmquist
 from recollect.memory import KernelEstimate
@@ -49,6 +50,7 @@ class EstimatedWidths:
     status: Status = Status()
 
 
+@on_one_thread
 @references("adamyan1971analytic", "golub1973differentiation")
 def fit_estimate(
     estimate: KernelEstimate, *, output: int = 0, max_width: int = 16, seed: int = 0
@@ -81,18 +83,22 @@ def fit_estimate(
     ceiling = min(max(above, 1), max_width)
     last = min(max(ceiling + 2, 8), max_width, len(spectrum))
     curve = _fit_mean(design, generator, last)
-    errors = np.minimum.accumulate([design.distance(design.network(s)) for s in curve])
-    likeliest: list[Sections] = []
+    errors = np.minimum.accumulate([design.distance(design.network(rates)) for rates in curve])
+    likeliest: list[np.ndarray] = []
     costs: list[float] = []
     for width in range(1, min(ceiling + 2, last) + 1):
-        starts = [curve[width - 1], *_grown(likeliest, design), design.spread(width)]
+        starts = [
+            design.sections(curve[width - 1]),
+            *_grown(likeliest, design),
+            design.spread(width),
+        ]
         fitted, cost = min((design.refine(start) for start in starts), key=lambda pair: pair[1])
-        likeliest.append(fitted)
+        likeliest.append(design.rates(fitted))
         costs.append(cost)
     # Each unit brings a rate and an amplitude per input: the price of BIC.
     price = (1 + design.n_inputs) * np.log(estimate.statistics.n_samples[output])
     recommended = 1 + int(np.argmin(np.array(costs) + price * np.arange(1, len(costs) + 1)))
-    networks = [design.network(s) for s in (*likeliest, *curve[len(likeliest) :])]
+    networks = [design.network(rates) for rates in (*likeliest, *curve[len(likeliest) :])]
     widths = np.arange(1, last + 1)
     return EstimatedWidths(
         networks=tuple(networks),
@@ -116,35 +122,37 @@ def _reason(recommended: int, above: int, max_width: int) -> str:
         return "the largest width allowed; the kernel stands above the noise beyond it"
     if recommended == above:
         return "so many Hankel singular values of the kernel stand above the noise of its estimate"
+    stands = "value of the kernel stands" if above == 1 else "values of the kernel stand"
+    paid = "pay for" if recommended > above else "do not pay for more than"
     return (
-        f"{above} Hankel singular values of the kernel stand above the noise of its estimate, "
-        f"and the data do not pay for more than {recommended}"
+        f"{above} Hankel singular {stands} above the noise of its estimate, "
+        f"and the data {paid} {recommended}"
     )
 
 
-def _fit_mean(design: _Design, generator: _Generator, last: int) -> list[Sections]:
-    """Returns the least-squares fits of widths 1 to `last` to the posterior mean."""
+def _fit_mean(design: _Design, generator: _Generator, last: int) -> list[np.ndarray]:
+    """Returns the rates of the least-squares fits of widths 1 to `last` to the posterior mean."""
     nodes = (design.edges[1:] + design.edges[:-1]) / 2
     rows = np.sqrt(np.diff(design.edges))
     target = design.mean * rows[:, None]
-    fits: list[Sections] = []
+    fits: list[np.ndarray] = []
     for width in range(1, last + 1):
-        starts = [design.clipped(generator.rates(width)), *_grown(fits, design)]
+        starts = [design.sections(generator.rates(width)), *_grown(fits, design)]
         found = [
             refine_sections(s, nodes, rows, target, n_iterations=40, log_bounds=design.log_bounds)
             for s in starts
         ]
-        fits.append(min(found, key=lambda fit: fit.cost).sections)
+        fits.append(design.inside(min(found, key=lambda fit: fit.cost).sections.rates()))
     return fits
 
 
-def _grown(fits: list[Sections], design: _Design) -> list[Sections]:
+def _grown(fits: list[np.ndarray], design: _Design) -> list[Sections]:
     if not fits:
         return []
-    known = fits[-1].rates()
+    known = fits[-1]
     low, high = np.exp(design.log_bounds)
     fills = (np.sqrt(low * known.real.min()), np.sqrt(high * known.real.max()))
-    return [design.clipped(np.append(known, fill)) for fill in fills]
+    return [design.sections(np.append(known, fill)) for fill in fills]
 
 
 class _Design:
@@ -164,9 +172,9 @@ class _Design:
         # Slower than the window seen, or faster than two steps, is invention.
         self.log_bounds = (-np.log(self.edges[-1]), np.log(2 / estimate.dt))
 
-    def solve(self, sections: Sections) -> tuple[np.ndarray, np.ndarray]:
+    def solve(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best amplitudes (width, in) at these rates, and the residual."""
-        A, b = takenaka_malmquist(sections.rates())
+        A, b = takenaka_malmquist(rates)
         path = propagate(A, b, self.edges)
         basis = np.linalg.solve(A, np.diff(path, axis=0).T).T / np.diff(self.edges)[:, None]
         columns = np.einsum("qpi,pm->qim", self.by_input, basis).reshape(len(self.root), -1)
@@ -182,7 +190,7 @@ class _Design:
         highs = np.concatenate([np.full(k, high), np.tile([high + 1, 2 * high], n_pairs)])
         vector = np.clip(start.vector, lows + 1e-6, highs - 1e-6)
         result = scipy.optimize.least_squares(
-            lambda v: self.solve(start.moved(v))[1],
+            lambda v: self.solve(self.rates(start.moved(v)))[1],
             vector,
             bounds=(lows, highs),
             max_nfev=60,
@@ -190,26 +198,30 @@ class _Design:
         )
         return start.moved(result.x), 2 * float(result.cost)
 
-    def clipped(self, rates: np.ndarray) -> Sections:
-        """Returns sections of these rates, moved inside the window."""
+    def inside(self, rates: np.ndarray) -> np.ndarray:
+        """Returns rates moved inside the window: forgetting within it, slower than a step."""
         low, high = np.exp(self.log_bounds)
-        decay = np.clip(np.abs(rates.real), 1.5 * low, high / 2)
-        return sections_of(decay + 1j * np.imag(rates), real=False)
+        return np.clip(np.abs(rates.real), 1.01 * low, high / 2) + 1j * np.imag(rates)
+
+    def sections(self, rates: np.ndarray) -> Sections:
+        """Returns sections of what the rates have beyond the slowest rate of the window."""
+        low = np.exp(self.log_bounds[0])
+        return sections_of(self.inside(rates) - low, real=False)
+
+    def rates(self, sections: Sections) -> np.ndarray:
+        """Returns the rates of sections: none is slower than the window."""
+        return sections.rates() + np.exp(self.log_bounds[0])
 
     def spread(self, width: int) -> Sections:
         """Returns sections of log-spaced real rates."""
         low, high = np.exp(self.log_bounds)
-        return sections_of(
-            np.geomspace(2 * low, high / 4, width)
-            if width > 1
-            else np.array([np.sqrt(low * high)]),
-            real=False,
-        )
+        middle = np.array([np.sqrt(low * high)])
+        return self.sections(np.geomspace(2 * low, high / 4, width) if width > 1 else middle)
 
-    def network(self, sections: Sections) -> LinearRNN:
+    def network(self, rates: np.ndarray) -> LinearRNN:
         """Returns the network: input-normal for one input, output-normal for several."""
-        A, b = takenaka_malmquist(sections.rates())
-        amplitudes, _ = self.solve(sections)
+        A, b = takenaka_malmquist(rates)
+        amplitudes, _ = self.solve(rates)
         if self.n_inputs == 1:
             return LinearRNN(A, b[:, None], amplitudes.T)
         return LinearRNN(A.T, amplitudes, b[None, :])

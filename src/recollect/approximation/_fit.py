@@ -21,6 +21,7 @@ from recollect._core._check import (
 from recollect._core._functional import AbstractLinearFunctional
 from recollect._core._references import references
 from recollect._core._status import Status
+from recollect._core._threads import on_one_thread
 from recollect.approximation._discrete import fit_discrete
 from recollect.approximation._errors import measure_deviation
 from recollect.approximation._grid import build_grid
@@ -531,20 +532,20 @@ class _Workbench:
         if has_modes:
             coordinates, cancelled = coordinates_from_modes(A, b, rates, flat)
         if 1e-15 * cancelled > 1e-3 * deviation.l2:
-            # The modes cancel: project on the orthonormal states instead of converting.
-            wanted = (
-                self.target
-                if self.norm == "l2"
-                else by_modes(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
-            )
-            projected = project_on_states(A, b, grid.nodes, self.rows, wanted)
+            # The modes cancel: project on the orthonormal states instead of converting, the sum
+            # and the kernel itself, and keep what is nearest in the norm asked for.
+            by_value = by_modes(grid.nodes).reshape(len(grid.nodes), -1) * self.rows[:, None]
+            states = propagate(A, b, grid.check_nodes)
+            for wanted in (self.target,) if self.norm == "l2" else (by_value, self.target):
+                projected = project_on_states(A, b, grid.nodes, self.rows, wanted)
 
-            def by_states(lags: np.ndarray) -> np.ndarray:
-                return (propagate(A, b, lags) @ projected).reshape(-1, out, in_)
+                def by_states(lags: np.ndarray, c: np.ndarray = projected) -> np.ndarray:
+                    at = states if lags is grid.check_nodes else propagate(A, b, lags)
+                    return (at @ c).reshape(-1, out, in_)
 
-            again = measure_deviation(grid, by_states, rates=tail[0], amplitudes=tail[1])
-            if not has_modes or getattr(again, self.norm) <= getattr(deviation, self.norm):
-                coordinates, deviation = projected, again
+                again = measure_deviation(grid, by_states, rates=tail[0], amplitudes=tail[1])
+                if not has_modes or getattr(again, self.norm) <= getattr(deviation, self.norm):
+                    coordinates, deviation, has_modes = projected, again, True
         model = LinearRNN(*assemble(A, b, coordinates, out, in_))
         status = Status()
         if model.width < width and width >= self.n_copies:
@@ -559,7 +560,7 @@ class _Workbench:
         return ExponentialSum(
             model=model,
             rates=rates,
-            amplitudes=modal if has_modes else np.full_like(modal, np.nan),
+            amplitudes=np.where(np.isfinite(modal), modal, np.nan),
             constant=constant,
             errors=errors,
             norm=self.norm,
@@ -618,6 +619,7 @@ def _stabilised(rates: np.ndarray, grid: FitGrid) -> np.ndarray:
     return np.concatenate([mirrored[is_real], upper, upper.conj()])
 
 
+@on_one_thread
 @references("adamyan1971analytic", "golub1973differentiation")
 def fit_exponential_sum(
     kernel_or_samples: Any,
@@ -720,6 +722,7 @@ def fit_exponential_sum(
     return _by_error(bench, error, max_width, source.constant)
 
 
+@on_one_thread
 def fit_widths(
     kernel_or_samples: Any,
     widths: Sequence[int] = tuple(range(1, 17)),

@@ -160,15 +160,16 @@ def _held_out(data: Measurements, network: AffineRNN, width, max_width) -> HeldO
         )
     start, stop = _longest_run(data.inputs)
     inputs, outputs = data.inputs[start:stop], data.outputs[start:stop]
-    split = len(inputs) - round(data.test_fraction * len(inputs))
-    observed = np.isfinite(outputs).all(axis=1)
-    if observed[split:].sum() < 2 or observed[:split].sum() < 16:
+    observed = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+    n_test = round(data.test_fraction * len(observed))
+    if n_test < 2 or len(observed) - n_test < 16:
         return None
+    split = observed[-n_test]
     kernel = estimate_kernel(inputs[:split], outputs[:split], dt=data.dt)
     fits = _fit_outputs(kernel, max_width if width is None else max(width, 1))
     head = _network(fits, width, inputs[:split], outputs[:split], data.dt)
     simulated = np.asarray(head(inputs, dt=data.dt))[split:]
-    share = f"the last {100 * data.test_fraction:.0f} % of the record, fitted on the rest"
+    share = f"the last {100 * data.test_fraction:.0f} % of the samples, fitted on the rest"
     return _judge(
         share,
         head,

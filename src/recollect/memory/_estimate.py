@@ -355,7 +355,12 @@ def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
     n_skipped, n_block = 0, 8
     while 2 * n_block <= min(longest // 3, 2 * int(choice.edges[-1])):
         block = np.concatenate([r[(t > n_block // 2) & (t <= n_block)] for t, r in heads])
-        if len(block) > 3 and np.mean(block**2) > (1 + 6 * np.sqrt(2 / len(block))) * typical:
+        # Correlated residuals say less than their number: count one per two correlation times.
+        n_free = len(block)
+        if choice.correlation > 0:
+            n_free = min(n_free, len(heads) * (1 + n_block / (4 * choice.correlation)))
+        limit = (1 + 6 * np.sqrt(2 / max(n_free, 1))) * typical
+        if len(block) > 3 and np.mean(block**2) > limit:
             n_skipped = n_block
         n_block = int(np.ceil(1.3 * n_block))
     late = _late_reach(choice.edges, posterior.mean.reshape(len(choice.edges) - 1, -1))

@@ -16,6 +16,7 @@ from recollect._core._check import (
 )
 from recollect._core._references import references
 from recollect._core._status import Status
+from recollect._core._threads import on_one_thread
 from recollect.memory import _law_evidence, _law_profile
 from recollect.memory._law_families import Family, families
 
@@ -96,6 +97,7 @@ class MemoryLaw:
         return self.law != "undecided"
 
 
+@on_one_thread
 @references("kass1995bayes", "liangpaulo2008mixtures")
 def estimate_law(
     memory: Any,
