@@ -155,7 +155,7 @@ class _Search:
         """
         equations = self.data.equations(edges, correlation)
         n_inputs = self.data.n_inputs
-        is_large = (len(edges) - 1) * n_inputs > 150
+        is_large = (len(edges) - 1) * n_inputs > 250
         if is_large and self.last is not None and np.array_equal(self.last[0], edges):
             _, components, before = self.last
             start, limit = (before.weights, before.noise_variance), 8 if is_rough else 20
