@@ -172,16 +172,12 @@ def fit(
     """Turn a memory kernel into the best network of a given width or error.
 
     An existing file wins over an expression. Put `--` before an expression that starts with a
-    minus sign.
+    minus sign. From a file of noisy samples both may be left out: the noise then sets the width.
 
     Example: recollect fit "(1+t)**-1.5" --width 8 --norm l1
     """
     from recollect.diagnosis import _fit_command
 
-    if (width is None) == (error is None):
-        from recollect._core._check import invalid
-
-        raise invalid("--width, --error", "exactly one of them", "both" if width else "neither")
     with _progress(json) as progress:
         result = _fit_command.fit_text(
             kernel,

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from recollect.approximation._estimated import EstimatedWidths, fit_estimate
+from recollect.approximation._export import (
+    PronyTable,
+    change_step,
+    export_arrays,
+    tabulate_prony,
+)
 from recollect.approximation._fit import (
     ExponentialSum,
     WidthCurve,
@@ -44,6 +50,7 @@ __all__ = [
     "FixedRateWidth",
     "Optimality",
     "PowerLawWidth",
+    "PronyTable",
     "Smoothness",
     "WidthCurve",
     "bound_constant",
@@ -57,6 +64,8 @@ __all__ = [
     "bound_sinc_width",
     "bound_width",
     "bound_width_error",
+    "change_step",
+    "export_arrays",
     "fit_erlang",
     "fit_estimate",
     "fit_exponential_sum",
@@ -68,4 +77,5 @@ __all__ = [
     "measure_optimality",
     "measure_smoothness",
     "predict_existence",
+    "tabulate_prony",
 ]

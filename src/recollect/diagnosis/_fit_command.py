@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recollect._core._check import invalid
-from recollect.approximation import ExponentialSum, fit_exponential_sum
+from recollect.approximation import ExponentialSum, fit_exponential_sum, tabulate_prony
 from recollect.diagnosis._result import finite_or_null
 from recollect.targets import parse_kernel, read_kernel
 
@@ -35,11 +34,13 @@ def fit_text(
     path = Path(text)
     if path.is_dir():
         raise invalid("KERNEL", "an expression or a file", f"the directory {text!r}")
-    started = time.perf_counter()
+    goals = [goal for goal in (width, error) if goal is not None]
+    if len(goals) > 1 or (not goals and not path.exists()):
+        raise invalid("--width, --error", "exactly one of them", "both" if goals else "neither")
     progress("reading the kernel")
     kernel = read_kernel(path) if path.exists() else parse_kernel(text)
     progress("fitting")
-    result = fit_exponential_sum(
+    return fit_exponential_sum(
         kernel,
         width=width,
         error=error,
@@ -49,8 +50,6 @@ def fit_text(
         constant=constant,
         weights=weights,
     )
-    result.stats["seconds"] = time.perf_counter() - started  # type: ignore[index]
-    return result
 
 
 def fit_record(result: ExponentialSum) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def fit_record(result: ExponentialSum) -> dict[str, Any]:
             },
             "status": result.status.record(),
             "warnings": [w.record() for w in result.warnings],
-            "seconds": round(float(result.stats["seconds"]), 3),
+            "seconds": round(float(result.stats.get("seconds", 0.0)), 3),
         }
     )
 
@@ -117,7 +116,11 @@ def summary(result: ExponentialSum) -> str:
 
 def write_table(result: ExponentialSum, path: Path) -> None:
     """Writes the sum as a Prony table (CSV) that a finite-element program reads."""
-    write_prony_table(result, path)
+    if path.exists():
+        raise invalid(
+            "--table", "a new file", f"{str(path)!r}, which exists", "choose another name"
+        )
+    tabulate_prony(result).write(path)
 
 
 def _complex(value: complex) -> str:

@@ -1133,8 +1133,8 @@ def read_kernel(
 ) -> SampledKernel:
     """Returns the kernel in a CSV table of (t, ρ), as a `SampledKernel`.
 
-    The delimiter (comma, semicolon, tab or blanks) is found; a header line is optional; lines
-    starting with # are skipped.
+    The delimiter (comma, semicolon, tab or blanks) is found; a header line, and a line of units
+    below it, are optional; lines starting with # are skipped.
 
     Args:
         path: the file.
@@ -1165,6 +1165,8 @@ def read_kernel(
         raise invalid(name, "a table of lags and kernel values", "an empty file")
     header = None if all(_is_number(c) for c in rows[0][1] if c) else rows[0][1]
     body = rows[1:] if header else rows
+    if header and len(body) > 1 and not any(_is_number(c) for c in body[0][1]):
+        body = body[1:]  # a row of units under the header
     columns = [0, 1]
     for place, wanted in enumerate((lag, value)):
         if wanted is None:
