@@ -101,9 +101,11 @@ def locate_crossings(
         middle = np.where(inside & (step % 3 != 2), middle, (low + high) / 2)
         value = (grid.kernel(middle) - fitted(middle))[:, 0, 0]
         same = (value < 0) == (f_low < 0)
+        exact = value == 0
         low, f_low = np.where(same, middle, low), np.where(same, value, f_low)
         high, f_high = np.where(same, high, middle), np.where(same, f_high, value)
-        if np.all((high - low <= 4e-15 * high) | (value == 0)):
+        low, high = np.where(exact, middle, low), np.where(exact, middle, high)
+        if np.all(high - low <= 4e-15 * high):
             break
     return (low + high) / 2, index
 
@@ -112,17 +114,16 @@ def _split_integral(
     grid: FitGrid, fitted: Callable[[np.ndarray], np.ndarray], error: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """∫ |e| for one channel, panels with a change of sign cut there."""
-    crossings, index = locate_crossings(grid, fitted, error)
-    panel = index // _CHECK_ORDER
-    inside_panel = (index + 1) // _CHECK_ORDER == panel
+    crossings, _ = locate_crossings(grid, fitted, error)
     parts = np.abs(error) * grid.check_weights
-    if not inside_panel.any():
+    if not len(crossings):
         return crossings, float(parts.sum())
     starts, stops = grid.check_edges
+    panel = np.searchsorted(starts, crossings, side="right") - 1
     x, weights = np.polynomial.legendre.leggauss(_CHECK_ORDER)
     lefts, rights = [], []
-    for p in np.unique(panel[inside_panel]):
-        cuts = crossings[inside_panel & (panel == p)]
+    for p in np.unique(panel):
+        cuts = crossings[panel == p]
         edges = np.concatenate([[starts[p]], cuts, [stops[p]]])
         lefts.append(edges[:-1])
         rights.append(edges[1:])

@@ -101,12 +101,11 @@ class _SignedError:
         index = np.flatnonzero(negative[1:] != negative[:-1])
         self.crossings = self._located(index, error)
         self.first_sign = -1.0 if negative[0] else 1.0
-        cut = (index // order) == ((index + 1) // order)
-        touched = np.unique(index[cut] // order)
+        lags = self.crossings
+        touched = np.unique(np.searchsorted(grid.panels.starts, lags, side="right") - 1)
         nodes, weights = t.reshape(-1, order), grid.weights.reshape(-1, order)
         error = error.reshape(-1, order)
         if len(touched):
-            lags = self.crossings[cut]
             x, w = np.polynomial.legendre.leggauss(order)
             # Sorted, left and right ends pair up: start, cut, ..., stop of every touched panel.
             left = np.sort(np.concatenate([grid.panels.starts[touched], lags]))
@@ -141,9 +140,11 @@ class _SignedError:
             middle = np.where(inside & (step % 3 != 2), middle, (low + high) / 2)
             value = self._error(middle)
             same = (value < 0) == (f_low < 0)
+            exact = value == 0
             low, f_low = np.where(same, middle, low), np.where(same, value, f_low)
             high, f_high = np.where(same, high, middle), np.where(same, f_high, value)
-            if np.all((high - low <= 1e-13 * high) | (value == 0)):
+            low, high = np.where(exact, middle, low), np.where(exact, middle, high)
+            if np.all(high - low <= 1e-13 * high):
                 break
         return (low + high) / 2
 
