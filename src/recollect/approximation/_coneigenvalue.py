@@ -112,16 +112,19 @@ def hankel_decomposition(amplitudes, rates, *, n_values: int) -> tuple[np.ndarra
     amplitudes, rates = _check_sum(amplitudes, rates)
     n_values = min(require_count("n_values", n_values), len(rates))
     size = float(np.max(amplitudes / rates))
-    # The factor is cut where what is left cannot move the last value wanted. That value is not
-    # known before the factor is, hence the ladder.
-    for drop in (1e-12, 1e-20, 1e-28, 1e-40, 0.0):
-        factor, remainder = _pivoted_cholesky(amplitudes, rates, drop * size)
-        if factor.shape[1] < n_values and drop:
-            continue
-        singular, right = _jacobi_svd(factor)
-        values = singular**2
-        if remainder <= 1e-12 * values[min(n_values, len(values)) - 1]:
-            break
+    # The factor is cut where what is left cannot move the last value wanted. A rough factor tells
+    # how large that value is.
+    cut = 0.0
+    for drop in (1e-6, 1e-10, 1e-14):
+        rough, _ = _pivoted_cholesky(amplitudes, rates, drop * size)
+        if rough.shape[1] >= n_values:
+            last = np.linalg.eigvalsh(rough.T @ rough)[-n_values]
+            if last > 1e2 * len(rates) * drop * size:
+                cut = 1e-13 * last / len(rates)
+                break
+    factor, _ = _pivoted_cholesky(amplitudes, rates, cut)
+    singular, right = _jacobi_svd(factor)
+    values = singular**2
     keep = min(n_values, int(np.count_nonzero(values > 0)))
     # From the right vectors, not the left ones: row j then keeps its own scale.
     vectors = (factor @ right[:, :keep]) / singular[:keep]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 import scipy.special
 
 from recollect._core._check import invalid, require_count, require_positive
@@ -93,7 +94,8 @@ def fit_fixed_rates(
     coefficients = np.linalg.solve(_basis(nodes, width, spacing), at_jumps)
     basis = _basis(s, width, spacing)
     best = _distance(target, basis @ coefficients, weights)
-    if n_refinements and width <= 128:
+    below = bound_fixed_rate_error(functional, width=width, spacing=spacing)
+    if width <= 128 and best.sum() > 1.002 * below:  # interpolation is not already the best
         refined = _refine(target, basis, weights, coefficients, n_refinements)
         distance = _distance(target, basis @ refined, weights)
         coefficients = np.where(distance < best, refined, coefficients)
@@ -108,7 +110,6 @@ def fit_fixed_rates(
     best = absolute_integral(residual, edges)
     tail = _tail_beyond(functional, edges[-1])
     error = float(np.max((best + tail).reshape(n_outputs, n_inputs).sum(axis=1)))
-    below = bound_fixed_rate_error(functional, width=width, spacing=spacing)
     return ConstructedSum(model, rates, error, math.inf, below)
 
 
@@ -120,24 +121,6 @@ def input_normal_matrices(rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     root = np.sqrt(rates)
     matrix = -2.0 * np.tril(np.outer(root, root), -1) - np.diag(rates)
     return matrix, np.sqrt(2.0 * rates)[:, None]
-
-
-def takenaka_malmquist(rates: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Returns the orthonormal functions of `input_normal_matrices`, for well-separated rates.
-
-    Shape (lag, width), from partial fractions: use it for rates in ratio 2 or more.
-    """
-    rates = np.asarray(rates, dtype=np.float64)
-    width = len(rates)
-    residues = np.zeros((width, width))
-    for k in range(width):
-        for j in range(k + 1):
-            others = rates[: k + 1] != rates[j]
-            earlier = rates[:k]
-            numerator = np.prod(-rates[j] - earlier)
-            denominator = np.prod((rates[: k + 1] - rates[j])[others])
-            residues[k, j] = np.sqrt(2 * rates[k]) * numerator / denominator
-    return np.exp(-np.multiply.outer(lags, rates)) @ residues.T
 
 
 def deliver_sum(amplitudes, rates, *, error, bound, stats) -> ConstructedSum:
@@ -177,9 +160,10 @@ def _refine(target, basis, weights, coefficients, n_refinements: int) -> np.ndar
             residual = np.abs(target[:, channel] - basis @ current)
             floor = 10.0 ** (-1 - 0.15 * step) * np.sum(weights * residual) / np.sum(weights)
             root = np.sqrt(weights / np.maximum(residual, max(floor, 1e-300)))
-            current = np.linalg.lstsq(root[:, None] * basis, root * target[:, channel], rcond=None)[
-                0
-            ]
+            q, r = np.linalg.qr(root[:, None] * basis)
+            if np.abs(np.diag(r)).min() < 1e-13 * np.abs(np.diag(r)).max():
+                break
+            current = scipy.linalg.solve_triangular(r, q.T @ (root * target[:, channel]))
             distance = np.sum(weights * np.abs(target[:, channel] - basis @ current))
             if distance < best_distance[channel]:
                 best_distance[channel], best[:, channel] = distance, current

@@ -104,7 +104,9 @@ def power_law_sum(
         )
     highest = 4.0
     if step is None:
-        step = min(0.2, (highest - lowest) / 400.0)
+        step = min(0.45, np.pi**2 / (4.0 - np.log(rtol)))
+        if rtol < 1e-11:  # small singular values: their zeros are interpolated between nodes
+            step = min(0.2, (highest - lowest) / 400.0)
     x = np.arange(np.floor(lowest / step), np.ceil(highest / step) + 1) * step
     rates = np.exp(x)
     amplitudes = step * np.exp(exponent * x - rates - gammaln(exponent))
