@@ -222,12 +222,15 @@ def _leveling_problem(
     with np.errstate(all="ignore"):
         ruler = np.geomspace(1e-300 if math.isinf(length) else top * 1e-60, top, 1501)
         sample = np.asarray(shifted(ruler), dtype=np.float64)
+    _require_decreasing(sample, first)
+    if math.isinf(length) and sample[-1] > 1e-3 * first:
+        raise invalid("kernel", "a kernel that decays to zero", f"{sample[-1]:.3g} at {top:.1g}")
     moved = np.abs(sample - first) > 1e-14 * first
     low = ruler[np.argmax(moved)] / 10 if moved.any() else ruler[-1] * 1e-3
     if math.isinf(length):
         small = sample < 1e-17 * first
         high = ruler[np.argmax(small)] if small.any() else ruler[-1]
-        n = int(math.log10(high / low) * _POINTS_PER_DECADE)
+        n = int((math.log10(high) - math.log10(low)) * _POINTS_PER_DECADE)
         lags = np.concatenate([[0.0], np.geomspace(low, high, n)])
     else:
         low = min(low, 1e-3 * length)
@@ -238,19 +241,19 @@ def _leveling_problem(
         lags = np.unique(np.concatenate([[0.0], left[:-1], right, [length]]))
     values = shifted(lags.astype(dtype))
     plain = np.asarray(values, dtype=np.float64)
-    if not np.all(np.isfinite(plain)) or np.any(np.diff(plain) > 1e-12 * first) or plain[-1] < 0:
+    _require_decreasing(plain, first)
+    gains = 1 / values if is_relative else np.ones_like(values)
+    return _LevelingProblem(shifted, lags, values, gains, is_relative, dtype)
+
+
+def _require_decreasing(values: np.ndarray, first: float) -> None:
+    if not np.all(np.isfinite(values)) or np.any(np.diff(values) > 1e-12 * first) or values[-1] < 0:
         raise invalid(
             "kernel",
             "a positive decreasing kernel on the interval",
             "one that is not",
             "use fit_exponential_sum(..., norm='linf') for other kernels",
         )
-    if math.isinf(length) and plain[-1] > 0.5 * first:
-        raise invalid(
-            "kernel", "a kernel that decays to zero", f"{plain[-1]:.3g} at {lags[-1]:.1g}"
-        )
-    gains = 1 / values if is_relative else np.ones_like(values)
-    return _LevelingProblem(shifted, lags, values, gains, is_relative, dtype)
 
 
 def _level_up(problem: _LevelingProblem, width: int) -> tuple[_Level, list[int]]:
