@@ -27,8 +27,9 @@ from recollect._core._check import (
 from recollect._core._references import references
 from recollect._core._status import Status
 
-# Eigenvector entries below this share of the largest one carry no reliable sign.
-_SIGN_FLOOR = 1e-17
+# Eigenvector entries below some share of the largest one carry no reliable sign. The number of
+# sign changes is known, which tells the share.
+_SIGN_FLOORS = (1e-17, 1e-15, 1e-13, 1e-11, 1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,7 @@ def reduce_from_decomposition(amplitudes, rates, values, vectors, width: int) ->
     else:
         status = Status()
     reduced = _zeros(
-        amplitudes[order], rates[order], values[width], vectors[order, width], values[0]
+        amplitudes[order], rates[order], values[width], vectors[order, width], values[0], width
     )
     if len(reduced) != width:
         status = Status(
@@ -244,11 +245,14 @@ def reduce_from_decomposition(amplitudes, rates, values, vectors, width: int) ->
     return ReducedSum(coefficients, reduced, values, float(values[width]), status)
 
 
-def _zeros(amplitudes, rates, value: float, vector, largest: float) -> np.ndarray:
+def _zeros(amplitudes, rates, value: float, vector, largest: float, width: int) -> np.ndarray:
     """Returns the positive zeros of `F(p) = Σ v_j √c_j/(p + w_j)`, ascending."""
-    strong = np.flatnonzero(np.abs(vector) > _SIGN_FLOOR * np.max(np.abs(vector)))
-    signs = np.sign(vector[strong])
-    changes = np.flatnonzero(signs[1:] != signs[:-1])
+    for floor in _SIGN_FLOORS:
+        strong = np.flatnonzero(np.abs(vector) > floor * np.max(np.abs(vector)))
+        signs = np.sign(vector[strong])
+        changes = np.flatnonzero(signs[1:] != signs[:-1])
+        if len(changes) <= width:
+            break
     log_rates = np.log(rates)
     residues = vector * np.sqrt(amplitudes)
     zeros = []

@@ -147,3 +147,10 @@ def test_a_kernel_known_by_values_becomes_a_positive_sum():
 def test_sums_that_are_not_completely_monotone_are_refused(amplitudes, rates):
     with pytest.raises(ValueError, match="expected"):
         reduce_exponential_sum(np.array(amplitudes), np.array(rates), 1)
+
+
+def test_every_width_is_delivered_for_the_heaviest_tails():
+    amplitudes, rates = power_law_sum(1 + 1 / 16, rtol=1e-9)
+    for fit in reduce_exponential_sums(amplitudes, rates, range(1, 60, 3)):
+        assert fit.status.is_ok
+        assert np.all(np.diff(fit.rates) > 0)
