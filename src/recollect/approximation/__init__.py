@@ -16,6 +16,7 @@ from recollect.approximation._fit import (
     fit_widths,
 )
 from recollect.approximation._fixed_rates import ConstructedSum, fit_erlang, fit_fixed_rates
+from recollect.approximation._linf import MinimaxSum, fit_minimax_sum
 from recollect.approximation._map import CurseMap, measure_curse_map
 from recollect.approximation._measure import (
     Optimality,
@@ -48,6 +49,7 @@ __all__ = [
     "EstimatedWidths",
     "ExponentialSum",
     "FixedRateWidth",
+    "MinimaxSum",
     "Optimality",
     "PowerLawWidth",
     "PronyTable",
@@ -70,6 +72,7 @@ __all__ = [
     "fit_estimate",
     "fit_exponential_sum",
     "fit_fixed_rates",
+    "fit_minimax_sum",
     "fit_sinc_quadrature",
     "fit_widths",
     "measure_complete_monotonicity",
