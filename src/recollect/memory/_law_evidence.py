@@ -209,7 +209,9 @@ def _log_posterior(family, theta, evidence, log_ratio):
 
 def _starts(family: Family, evidence: Evidence, rng: np.random.Generator) -> np.ndarray:
     """Returns the points of a coarse search that explain the guessed kernel best."""
-    n_points = 200 * family.n_parameters
+    # a delay is a narrow target: more points, most of them aimed
+    n_points = (200 if family.delay is None else 600) * family.n_parameters
+    n_starts = _N_STARTS if family.delay is None else 2 * _N_STARTS
     unit = scipy.stats.qmc.Sobol(family.n_parameters, rng=rng).random_base2(
         math.ceil(math.log2(n_points))
     )
@@ -225,20 +227,24 @@ def _starts(family: Family, evidence: Evidence, rng: np.random.Generator) -> np.
     cross = columns @ (evidence.guess * evidence.emphasis)
     score = np.einsum("bl,bl->b", cross, np.linalg.solve(gram, cross[..., None])[..., 0])
     order = np.argsort(-score)
-    near = order[: 4 * _N_STARTS]
+    near = order[: 8 * n_starts]
     squares, _, _, _ = _solve(family, theta[near], evidence)
-    return theta[near[np.argsort(squares)[:_N_STARTS]]]
+    return theta[near[np.argsort(squares)[:n_starts]]]
 
 
 def _aim(family, theta, evidence, rng):
-    """Replaces half of the delays by lags where the guessed kernel sets in or peaks."""
+    """Moves most delays to lags where the guessed kernel sets in or peaks."""
     size = np.abs(evidence.guess)
     mass = np.append(0.0, np.cumsum(size * np.diff(evidence.edges)))
     fractions = np.array([0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7])
     middle = 0.5 * (evidence.edges[:-1] + evidence.edges[1:])
-    marks = np.append(np.interp(fractions * mass[-1], mass, evidence.edges), middle[size.argmax()])
-    n_aimed = len(theta) // 2
-    delay = rng.choice(marks, n_aimed) * np.exp(0.1 * rng.standard_normal(n_aimed))
+    inner = np.flatnonzero((size[1:-1] > size[:-2]) & (size[1:-1] >= size[2:])) + 1
+    peaks = inner[np.argsort(-size[inner])][:4]
+    marks = np.concatenate(
+        [np.interp(fractions * mass[-1], mass, evidence.edges), middle[peaks], middle[peaks]]
+    )
+    n_aimed = 3 * len(theta) // 4
+    delay = rng.choice(marks, n_aimed) * np.exp(0.05 * rng.standard_normal(n_aimed))
     low, high = family.low[family.delay], family.high[family.delay]
     aimed = theta.copy()
     aimed[:n_aimed, family.delay] = np.clip(np.log(np.maximum(delay, 1.0)), low, high)
