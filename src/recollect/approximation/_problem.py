@@ -1,14 +1,12 @@
 """What every fitting method receives and returns.
 
-The front calls them as
+The front builds a `FitGrid` and calls
 
-    fit_l2(grid, width, *, real, starts) -> Poles            (and fit_l1)
-    fit_linf(grid, width, *, real, positive, start) -> Poles
-    fit_samples(lags, values, *, width, error, norm, real, positive, constant, weights, noise) -> Poles
-    fit_discrete(values, *, dt, width, norm, real) -> Poles
-
-where `start` is a `Poles` or None, `starts` a sequence of arrays of rates, and `real` asks for
-real rates only.
+    hankel_spectrum(grid, power=, reach=) -> HankelSpectrum     starts and lower bounds
+    refine_sections(sections, nodes, rows, target) -> LeastSquares            L2
+    reweighted_sections(sections, grid), refine_modes(modes, grid)            L1
+    level_sections(sections, grid), fit_linf(grid, width, start=) -> Poles    Linf
+    fit_samples(lags, values, ...) -> Poles, fit_discrete(values, dt=, width=, ...) -> Poles
 """
 
 from __future__ import annotations
