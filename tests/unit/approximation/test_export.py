@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +133,14 @@ def test_arrays_are_plain_and_complete(relaxation, tmp_path):
     assert network["A"].dtype == np.float64
     with pytest.raises(TypeError, match="fit"):
         export_arrays(3.0)
+
+
+def test_the_example_writes_a_table(tmp_path):
+    path = Path(__file__).parents[3] / "examples" / "prony_series.py"
+    spec = importlib.util.spec_from_file_location("prony_series", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(table=str(tmp_path / "table.csv"), quick=True) < 0.05
+    assert (tmp_path / "table.csv").read_text().startswith("# E_0")
