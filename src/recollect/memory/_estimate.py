@@ -363,8 +363,14 @@ def _burn_in(data: RegressionData, choice: Choice, longest: int) -> int:
         if len(block) > 3 and np.mean(block**2) > limit:
             n_skipped = n_block
         n_block = int(np.ceil(1.3 * n_block))
+    if choice.correlation > _FAINT_CORRELATION:
+        return n_skipped
     late = _late_reach(choice.edges, posterior.mean.reshape(len(choice.edges) - 1, -1))
     return max(n_skipped, late) if late <= longest // 3 else n_skipped
+
+
+# Steps of noise correlation that unresolved lags or a slipped-in past may feign.
+_FAINT_CORRELATION = 3.0
 
 
 def _late_reach(edges: np.ndarray, kernel: np.ndarray) -> int:
@@ -379,7 +385,7 @@ def _late_reach(edges: np.ndarray, kernel: np.ndarray) -> int:
         before = np.minimum.accumulate(size)
         rises = (edges[:-1] > 8) & (later > 0.3 * size.max()) & (before < 0.3 * later)
         if rises.any():
-            reach = max(reach, int(edges[np.flatnonzero(later > 0.03 * size.max())[-1] + 1]))
+            reach = max(reach, int(edges[np.flatnonzero(later > 0.06 * size.max())[-1] + 1]))
     return reach
 
 
