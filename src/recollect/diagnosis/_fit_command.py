@@ -98,7 +98,7 @@ def summary(result: ExponentialSum) -> str:
     bound = "none known" if result.bound is None else f"{result.bound:.4g}"
     lines = [
         f"width:   {result.width}",
-        f"error:   {result.error:.4g} in {result.norm}; no network of this width is below {bound}",
+        f"error:   {result.error:.4g} in {result.norm}; proved lower bound: {bound}",
         "errors:  " + ", ".join(f"{name} {value:.4g}" for name, value in result.errors.items()),
     ]
     slowest = result.slowest_rate

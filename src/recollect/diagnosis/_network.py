@@ -9,7 +9,7 @@ from recollect.models import AffineRNN, LinearRNN, rediscretise
 
 
 def fit_operating_point(
-    network: LinearRNN, inputs: np.ndarray, outputs: np.ndarray, *, dt: float
+    network: LinearRNN, inputs: np.ndarray, outputs: np.ndarray, *, dt: float, noise_std: np.ndarray
 ) -> AffineRNN:
     """Returns the network with offset and initial state fitted to a record.
 
@@ -21,6 +21,7 @@ def fit_operating_point(
         inputs: shape (time, in), without gaps.
         outputs: shape (time, out), NaN where not observed.
         dt: step of the data.
+        noise_std: standard deviation of each output's noise, shape (out,).
     """
     stepped = rediscretise(network, dt)
     A, C = np.asarray(stepped.A), np.asarray(stepped.C)
@@ -35,13 +36,13 @@ def fit_operating_point(
     for o in range(n_outputs):
         constant = np.zeros((int(seen[:, o].sum()), n_outputs))
         constant[:, o] = 1.0
-        design.append(np.concatenate([constant, free[seen[:, o], o]], axis=1))
-        target.append(residual[seen[:, o], o])
-    noise = max(float(np.std(np.concatenate(target))), 1e-300)
+        scale = 1 / max(noise_std[o], 1e-12 * float(np.ptp(outputs[seen[:, o], o])))
+        design.append(scale * np.concatenate([constant, free[seen[:, o], o]], axis=1))
+        target.append(scale * residual[seen[:, o], o])
     visited = states.T @ states / len(states)
     visited += 1e-10 * max(np.trace(visited), 1e-300) / width * np.eye(width)
     whiten = np.linalg.inv(scipy.linalg.cholesky(visited, lower=True))
-    penalty = np.concatenate([np.zeros((width, n_outputs)), noise * whiten], axis=1)
+    penalty = np.concatenate([np.zeros((width, n_outputs)), whiten], axis=1)
     solution = scipy.linalg.lstsq(
         np.concatenate([*design, penalty]), np.concatenate([*target, np.zeros(width)])
     )[0]

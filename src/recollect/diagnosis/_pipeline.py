@@ -75,7 +75,7 @@ def diagnose(
     )
     progress("fitting networks of every width")
     fits = _fit_outputs(kernel, max_width if width is None else max(width, 1))
-    network = _network(fits, width, data.inputs, data.outputs, data.dt)
+    network = _network(fits, width, data.inputs, data.outputs, kernel)
     training = score(data.outputs, np.asarray(network(_filled(data.inputs), dt=data.dt)))
     progress("simulating held-out data")
     test = _held_out(data, network, width, max_width)
@@ -134,7 +134,7 @@ def _fit_outputs(kernel: KernelEstimate, max_width: int) -> list[EstimatedWidths
     return [fit_estimate(kernel, output=o, max_width=max_width) for o in range(n_outputs)]
 
 
-def _network(fits, width, inputs, outputs, dt) -> AffineRNN:
+def _network(fits, width, inputs, outputs, kernel: KernelEstimate) -> AffineRNN:
     chosen = [
         fit.networks[(fit.recommended if width is None else min(width, len(fit.networks))) - 1]
         for fit in fits
@@ -145,7 +145,13 @@ def _network(fits, width, inputs, outputs, dt) -> AffineRNN:
         scipy.linalg.block_diag(*(n.C for n in chosen)),
     )
     start, stop = _longest_run(inputs)
-    return fit_operating_point(side_by_side, inputs[start:stop], outputs[start:stop], dt=dt)
+    return fit_operating_point(
+        side_by_side,
+        inputs[start:stop],
+        outputs[start:stop],
+        dt=kernel.dt,
+        noise_std=kernel.noise.std,
+    )
 
 
 def _held_out(data: Measurements, network: AffineRNN, width, max_width) -> HeldOut | None:
@@ -167,7 +173,7 @@ def _held_out(data: Measurements, network: AffineRNN, width, max_width) -> HeldO
     split = observed[-n_test]
     kernel = estimate_kernel(inputs[:split], outputs[:split], dt=data.dt)
     fits = _fit_outputs(kernel, max_width if width is None else max(width, 1))
-    head = _network(fits, width, inputs[:split], outputs[:split], data.dt)
+    head = _network(fits, width, inputs[:split], outputs[:split], kernel)
     simulated = np.asarray(head(inputs, dt=data.dt))[split:]
     share = f"the last {100 * data.test_fraction:.0f} % of the samples, fitted on the rest"
     return _judge(
