@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -135,39 +136,70 @@ def _sampled_derivatives(functional, order: int, derivative: Derivative | None):
     if derivative is not None:
         lags = np.concatenate([[0.0], quadrature.nodes])
         return lags, [np.asarray(derivative(lags, k), dtype=np.float64) for k in range(order + 1)]
-    panels = quadrature.panels
-    n_nodes = len(quadrature.nodes) // len(panels.starts)
-    nodes = quadrature.nodes.reshape(-1, n_nodes)
-    values = quadrature.values.reshape(len(panels.starts), n_nodes, -1)
-    x, _ = np.polynomial.legendre.leggauss(n_nodes)
-    vandermonde = np.polynomial.legendre.legvander(x, n_nodes - 1)
-    half = (panels.stops - panels.starts) / 2
-    series = np.einsum("jn,pnc->pjc", np.linalg.inv(vandermonde), values)
+    edges = np.append(quadrature.panels.starts, quadrature.panels.stops[-1])
+    edges = _merged_edges(functional, edges, breakpoints)
+    starts, stops = edges[:-1], edges[1:]
+    x, _ = np.polynomial.legendre.leggauss(_N_MERGED)
+    half = (stops - starts) / 2
+    nodes = (starts + half)[:, None] + half[:, None] * x
+    values = np.asarray(functional.kernel(nodes.ravel()), dtype=np.float64)
+    series = np.einsum("jn,pnc->pjc", _to_series(), values.reshape(*nodes.shape, -1))
     # Rounding in the last coefficients is what differentiation would amplify.
     size = np.abs(series).max(axis=1, keepdims=True)
     series = np.where(np.abs(series) < 1e-14 * size, 0.0, series)
     ends = np.array([-1.0, 1.0])
     points = np.concatenate([ends[:1], x, ends[1:]])
-    lags = (panels.starts + half)[:, None] + half[:, None] * points
-    result, edges = [], []
+    lags = (starts + half)[:, None] + half[:, None] * points
+    result, gaps = [], []
     for k in range(order + 1):
         current = np.polynomial.legendre.legder(series, m=k, axis=1) if k else series
         basis = np.polynomial.legendre.legvander(points, current.shape[1] - 1)
         at = np.einsum("nj,pjc->pnc", basis, current) / half[:, None, None] ** k
         result.append(at)
-        edges.append(np.abs(at[1:, 0] - at[:-1, -1]).max(axis=1))
+        gaps.append(np.abs(at[1:, 0] - at[:-1, -1]).max(axis=1))
     for k in range(order):
         scale = np.abs(result[k]).max()
-        jump = float(edges[k].max()) if len(edges[k]) else 0.0
-        if jump > 0.02 * scale:
-            where = float(panels.stops[int(np.argmax(edges[k]))])
+        rounding = 1e-15 * size.max(axis=(1, 2)) * (_N_MERGED**2 / half) ** k
+        gap = np.where(gaps[k] > 10 * (rounding[1:] + rounding[:-1]), gaps[k], 0.0)
+        if len(gap) and gap.max() > 0.02 * scale:
+            where = float(stops[int(np.argmax(gap))])
             return Status("infinite", f"derivative {k} jumps at lag {where:.4g}")
         if math.isfinite(support) and np.abs(result[k][-1, -1]).max() > 0.02 * scale:
             return Status("infinite", f"derivative {k} jumps at lag {support:.4g}")
-    del nodes
     order_lags = np.argsort(lags.ravel(), kind="stable")
     flat = lags.ravel()[order_lags]
     return flat, [r.reshape(len(flat), -1)[order_lags] for r in result]
+
+
+_N_MERGED = 24
+
+
+@functools.cache
+def _to_series() -> np.ndarray:
+    x, _ = np.polynomial.legendre.leggauss(_N_MERGED)
+    return np.linalg.inv(np.polynomial.legendre.legvander(x, _N_MERGED - 1))
+
+
+def _merged_edges(functional, edges: np.ndarray, breakpoints) -> np.ndarray:
+    """Returns edges of the longest panels that still resolve the kernel.
+
+    A quadrature is graded for the sake of its norm; on its tiny panels a derivative is rounding.
+    """
+    x, _ = np.polynomial.legendre.leggauss(_N_MERGED)
+
+    def is_resolved(start: float, stop: float) -> bool:
+        nodes = (start + stop) / 2 + (stop - start) / 2 * x
+        values = np.asarray(functional.kernel(nodes), dtype=np.float64).reshape(len(x), -1)
+        series = np.abs(_to_series() @ values)
+        return bool(np.all(series[-4:].max(axis=0) <= 1e-13 * series.max(axis=0) + 1e-300))
+
+    forced = np.isin(edges, np.asarray(breakpoints, dtype=np.float64))
+    merged = [float(edges[0])]
+    for i in range(1, len(edges)):
+        last = i == len(edges) - 1
+        if last or forced[i] or not is_resolved(merged[-1], float(edges[i + 1])):
+            merged.append(float(edges[i]))
+    return np.array(merged)
 
 
 def _matrices(model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
