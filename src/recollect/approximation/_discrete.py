@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import scipy.sparse
 import scipy.special
 
 from recollect._core._check import (
@@ -26,6 +27,7 @@ from recollect.approximation._state_space import assemble
 
 _MOST_HANKEL = 600
 _CLOSEST = 1e-9
+_MOST_PROGRAMMED = 2000
 
 
 @references("kung1978new", "golub1973differentiation", "adamyan1971analytic")
@@ -490,7 +492,7 @@ def _realise(poles: _Multipliers, flat: np.ndarray, norm: str, is_window: bool):
     else:
         coordinates = states.T @ wanted
         coordinates += states.T @ (wanted - states @ coordinates)
-    if norm != "l2" and flat.shape[1] == 1 and states.size <= 40_000:
+    if norm != "l2" and flat.shape[1] == 1 and len(states) <= _MOST_PROGRAMMED:
         better = _programmed(states, wanted[:, 0], norm)
         if better is not None and _size(wanted - states @ better, norm) < _size(
             wanted - states @ coordinates, norm
@@ -503,13 +505,17 @@ def _realise(poles: _Multipliers, flat: np.ndarray, norm: str, is_window: bool):
 def _programmed(states: np.ndarray, wanted: np.ndarray, norm: str) -> np.ndarray | None:
     """The best coordinates in L1 or Linf for fixed multipliers, by a linear program."""
     n, m = states.shape
-    slack = np.ones((n, 1)) if norm == "linf" else np.eye(n)
-    cost = np.concatenate([np.zeros(m), np.ones(slack.shape[1])])
+    slack = scipy.sparse.csr_array(np.ones((n, 1))) if norm == "linf" else scipy.sparse.eye_array(n)
+    n_slack = 1 if norm == "linf" else n
+    cost = np.concatenate([np.zeros(m), np.ones(n_slack)])
     result = scipy.optimize.linprog(
         cost,
-        A_ub=np.block([[states, -slack], [-states, -slack]]),
+        A_ub=scipy.sparse.block_array(
+            [[scipy.sparse.csr_array(states), -slack], [scipy.sparse.csr_array(-states), -slack]],
+            format="csr",
+        ),
         b_ub=np.concatenate([wanted, -wanted]),
-        bounds=[(None, None)] * m + [(0, None)] * slack.shape[1],
+        bounds=[(None, None)] * m + [(0, None)] * n_slack,
         method="highs",
     )
     return None if result.x is None else result.x[:m, None]
