@@ -62,7 +62,7 @@ def whiten(
 ) -> Evidence:
     """Returns the whitened least-squares problem of FIR normal equations."""
     values, vectors = scipy.linalg.eigh(gram)
-    seen = np.asarray(values > values[-1] * 1e-12)
+    seen = np.flatnonzero(np.greater(values, values[-1] * 1e-12))
     root = np.sqrt(values[seen])[:, None] * vectors[:, seen].T
     target = (vectors[:, seen].T @ cross) / np.sqrt(values[seen])
     floor = max(float(power) - float(target @ target), 0.0)
@@ -184,7 +184,7 @@ def _solve(family: Family, theta: np.ndarray, evidence: Evidence):
         nothing = np.zeros((n_draws, 0))
         return squares, nothing, nothing[..., None], np.zeros((n_draws, 0, len(evidence.target)))
     columns = _columns(family, theta, evidence)
-    usable = np.isfinite(columns).all(axis=(1, 2))
+    usable = np.isfinite(columns.sum(axis=(1, 2)))
     columns = np.where(usable[:, None, None], columns, 0.0)
     gram = columns @ columns.transpose(0, 2, 1)
     size = np.einsum("bii->bi", gram)
