@@ -55,7 +55,7 @@ def draw_memory(diagnosis: Diagnosis) -> Figure:
             axis.set_title(f"{data.input_names[i]} → {data.output_names[o]}")
             axis.set_xlim(0, _shown_lags(diagnosis))
             _mark_horizon(axis, diagnosis.laws[o], lags[-1])
-        axes[0].legend(loc="upper right")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         axes[-1].set_xlabel(f"lag [{data.unit}]")
     return figure
 
@@ -86,7 +86,7 @@ def draw_width(diagnosis: Diagnosis) -> Figure:
         )
         axis.set_xlabel("width (hidden units)")
         axis.set_ylabel("kernel error, l1 norm")
-        axis.legend(loc="upper right")
+        figure.legend(loc="outside upper right", ncols=3)
         axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
@@ -96,7 +96,7 @@ def draw_timescales(diagnosis: Diagnosis) -> Figure:
     data = diagnosis.measurements
     rates = np.atleast_1d(diagnosis.rates)
     with _svg.style():
-        figure = _svg.figure(height=1.7)
+        figure = _svg.figure(height=1.9)
         axis = figure.subplots()
         scales = 1 / np.maximum(rates.real, 1e-300)
         oscillates = np.abs(rates.imag) > 1e-9 * np.abs(rates)
@@ -129,7 +129,7 @@ def draw_timescales(diagnosis: Diagnosis) -> Figure:
         low = min(data.dt, scales.min()) / 2
         axis.set_xlim(low, max(data.dt * len(data.inputs), scales.max()) * 3)
         axis.set_xlabel(f"time scale 1/rate [{data.unit}]   (→ the stability boundary)")
-        axis.legend(loc="center right")
+        figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 
@@ -154,7 +154,7 @@ def draw_test(diagnosis: Diagnosis) -> Figure:
                 lw=1.2,
             )
             axis.set_title(data.output_names[o])
-        axes[0].legend(loc="upper right", ncols=2)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
         axes[-1].set_xlabel(f"time in the test record [{data.unit}]")
     return figure
 

@@ -47,8 +47,9 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
 
 def diagnosis_summary(diagnosis: Diagnosis) -> str:
     """Returns the diagnosis in about ten lines."""
-    lines = [f"{label + ':':<12}{text}" for label, text in _facts(diagnosis)]
-    lines += [f"{'note:':<12}{warning}" for warning in diagnosis.warnings]
+    lines = [f"{label + ':' if label else '':<12}{text}" for label, text in _facts(diagnosis)]
+    others = [warning for warning in diagnosis.warnings if warning != diagnosis.status]
+    lines += [f"{'note:':<12}{warning}" for warning in others]
     return "\n".join(lines)
 
 
@@ -216,9 +217,6 @@ def _memory_words(diagnosis: Diagnosis) -> str:
         chance = law.probabilities.get(law.law)
         sure = f" (probability {_percent(chance)})" if chance is not None else ""
         words = f"{name}: the memory is {_law_name(law.law)}{sure}."
-        words += "".join(
-            f" {str(s).capitalize()}." for s in (law.verdict, law.status) if not s.is_ok
-        )
         parts.append(_paragraph(words))
     return "".join(parts)
 
@@ -328,7 +326,7 @@ def _section(title: str, *parts: str) -> str:
 
 
 def _figure(drawn, name: str, description: str, caption: str) -> str:
-    return f"<figure>{svg(drawn, name, description)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f'<figure><div class="plot">{svg(drawn, name, description)}</div><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def _table(head: str, rows: str) -> str:
