@@ -1,5 +1,6 @@
 """Figures, tables and the page."""
 
+from recollect.report._curse_map import draw_curse_map
 from recollect.report._diagnosis_page import (
     diagnosis_json,
     diagnosis_page,
@@ -12,6 +13,7 @@ __all__ = [
     "diagnosis_json",
     "diagnosis_page",
     "diagnosis_summary",
+    "draw_curse_map",
     "save_figure",
     "write_diagnosis",
 ]
