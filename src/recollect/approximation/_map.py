@@ -108,7 +108,8 @@ def measure_curse_map(
     slowest, fit_error = np.full(shape, np.nan), np.full(shape, np.nan)
     fixed, fixed_rate, theorem = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for i, exponent in enumerate(exponents):
-        fits = PowerLawFits(exponent, error=errors[-1], max_width=max_width)
+        enough = max(1, bound_sinc_width(errors[-1], exponent))
+        fits = PowerLawFits(exponent, error=errors[-1], max_width=min(max_width, enough))
         for j, error in enumerate(errors):
             below[i, j] = fits.bound_width_below(error)
             above[i, j] = bound_sinc_width(error, exponent)
