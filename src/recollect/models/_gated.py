@@ -312,7 +312,7 @@ def _selected(model: SelectiveRNN, signal: Any, dt: Any) -> tuple[Any, Any]:
 
 def _selective_states(model: SelectiveRNN, signal: Any, dt: Any, form: str | None) -> Any:
     multipliers, drive = _selected(model, signal, dt)
-    return linear_diagonal_states(multipliers, drive, model.initial_state(), form=form)
+    return linear_diagonal_states(multipliers, drive, form=form)
 
 
 def _bias(bias: Any, like: Any) -> Any:

@@ -124,7 +124,7 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
         require_signal("signal", signal, n_inputs=self.n_inputs)
         transition, gain = dense_step(self, dt)
         signal = signal if namespace(signal) is jnp else np.asarray(signal)
-        return linear_dense_states(transition, signal @ gain.T, self.initial_state(), form=form)
+        return linear_dense_states(transition, signal @ gain.T, form=form)
 
     def kernel(self, lags: Lags) -> KernelValues:
         """Returns the memory kernel at `lags`, shape (lag, out, in); zero at negative lags."""
@@ -302,7 +302,7 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         require_signal("signal", signal, n_inputs=self.n_inputs)
         multipliers, gain = _diagonal_step(self, dt)
         signal = signal if namespace(signal) is jnp else np.asarray(signal)
-        return linear_diagonal_states(multipliers, signal @ gain.T, self.initial_state(), form=form)
+        return linear_diagonal_states(multipliers, signal @ gain.T, form=form)
 
     def kernel(self, lags: Lags) -> KernelValues:
         """Returns the memory kernel at `lags`, shape (lag, out, in); zero at negative lags."""

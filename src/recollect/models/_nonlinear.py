@@ -99,7 +99,6 @@ def _residual_states(model: ResidualRNN, signal: Any, dt: Any, form: str | None)
     return nonlinear_dense_states(
         model.W,
         drive,
-        model.initial_state(),
         activation=model.activation,
         leak=1.0,
         gain=dt,
@@ -182,7 +181,6 @@ def _elman_states(model: ElmanRNN, signal: Any, form: str | None) -> Any:
     return nonlinear_dense_states(
         model.W,
         signal @ model.U.T + model.bias,
-        model.initial_state(),
         activation=model.activation,
         form=form,
     )
@@ -288,7 +286,6 @@ def _diagonal_states(model: DiagonalNonlinearRNN, signal: Any, form: str | None)
     return nonlinear_diagonal_states(
         model.weights,
         signal @ model.U.T,
-        model.initial_state(),
         activation=model.activation,
         form=form,
     )

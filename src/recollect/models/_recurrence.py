@@ -67,45 +67,45 @@ def choose_form(kind: str, n_time: int, *, platform: str | None = None) -> str:
 
 
 def linear_diagonal_states(
-    multipliers: Array, drive: Array, initial: Array, *, form: str | None = None
+    multipliers: Array, drive: Array, initial: Array | None = None, *, form: str | None = None
 ) -> Array:
     """Returns `h_{k+1} = α ⊙ h_k + u_k` for every k.
 
     Args:
         multipliers: α, shape (width,) for a constant one or (time, width) for one per step.
         drive: u, shape (time, ..., width); axes between are a batch.
-        initial: h_0, shape (..., width).
+        initial: h_0, shape (..., width); zero if omitted.
         form: `"scan"`, `"sequential"` or `"associative"`; `choose_form` decides if omitted.
 
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
     form = _form("linear", form, drive)
-    return _dispatch(_linear_diagonal, form, multipliers, drive, initial)
+    return _dispatch(_linear_diagonal, form, multipliers, drive, *_given(initial))
 
 
 def linear_dense_states(
-    transition: Array, drive: Array, initial: Array, *, form: str | None = None
+    transition: Array, drive: Array, initial: Array | None = None, *, form: str | None = None
 ) -> Array:
     """Returns `h_{k+1} = A h_k + u_k` for every k.
 
     Args:
         transition: A, shape (width, width).
         drive: u, shape (time, ..., width); axes between are a batch.
-        initial: h_0, shape (..., width).
+        initial: h_0, shape (..., width); zero if omitted.
         form: `"scan"` or `"sequential"`; `choose_form` decides if omitted.
 
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
     form = _form("dense", form, drive)
-    return _dispatch(_linear_dense, form, transition, drive, initial)
+    return _dispatch(_linear_dense, form, transition, drive, *_given(initial))
 
 
 def nonlinear_diagonal_states(
     weights: Array,
     drive: Array,
-    initial: Array,
+    initial: Array | None = None,
     *,
     activation: str = "tanh",
     form: str | None = None,
@@ -115,7 +115,7 @@ def nonlinear_diagonal_states(
     Args:
         weights: w, shape (width,).
         drive: u, shape (time, ..., width); axes between are a batch.
-        initial: h_0, shape (..., width).
+        initial: h_0, shape (..., width); zero if omitted.
         activation: name of σ.
         form: `"scan"`, `"sequential"` or `"newton"`; `choose_form` decides if omitted.
 
@@ -123,13 +123,15 @@ def nonlinear_diagonal_states(
         States after every sample, shape of `drive`; float64 on the host for host arrays.
     """
     form = _form("diagonal", form, drive)
-    return _dispatch(_nonlinear_diagonal, (activation, form), weights, drive, initial)
+    return _dispatch(
+        _nonlinear_diagonal, (activation, form), weights, drive, _start(initial, drive)
+    )
 
 
 def nonlinear_dense_states(
     weights: Array,
     drive: Array,
-    initial: Array,
+    initial: Array | None = None,
     *,
     activation: str = "tanh",
     leak: float = 0.0,
@@ -141,7 +143,7 @@ def nonlinear_dense_states(
     Args:
         weights: W, shape (width, width).
         drive: u, shape (time, ..., width); axes between are a batch.
-        initial: h_0, shape (..., width).
+        initial: h_0, shape (..., width); zero if omitted.
         activation: name of σ.
         leak: 0 for an Elman network, 1 for a residual one.
         gain: 1 for an Elman network, dt for a residual one.
@@ -152,9 +154,11 @@ def nonlinear_dense_states(
     """
     form = _form("dense", form, drive)
     if is_tracer(leak) or is_tracer(gain):
-        return _plain_dense(activation, leak, gain, *_same_type(weights, drive, initial))
+        return _plain_dense(
+            activation, leak, gain, *_same_type(weights, drive, _start(initial, drive))
+        )
     options = (activation, float(leak), float(gain), form)
-    return _dispatch(_nonlinear_dense, options, weights, drive, initial)
+    return _dispatch(_nonlinear_dense, options, weights, drive, _start(initial, drive))
 
 
 def recur(step: Callable[[Any, Any], Any], initial: Any, inputs: Any) -> Any:
@@ -250,6 +254,17 @@ def _same_type(*arrays: Any) -> tuple[Any, ...]:
     return tuple(a.astype(dtype) for a in arrays)
 
 
+def _given(initial: Any) -> tuple[Any, ...]:
+    return () if initial is None else (initial,)
+
+
+def _start(initial: Any, drive: Any) -> Any:
+    xp = namespace(drive)
+    if initial is None:
+        return xp.zeros(drive.shape[1:], drive.dtype)
+    return namespace(initial, drive).broadcast_to(initial, drive.shape[1:])
+
+
 def _earlier(states: Any, initial: Any) -> Any:
     # h_{k} beside h_{k+1}: the states moved one step later, the initial one first.
     return jnp.concatenate([jnp.broadcast_to(initial, states.shape[1:])[None], states[:-1]])
@@ -266,16 +281,18 @@ def _matmul(matrix: Any, states: Any) -> Any:
 # Linear, diagonal.
 
 
-def _linear_diagonal(form: str, multipliers: Any, drive: Any, initial: Any) -> Any:
+def _linear_diagonal(form: str, multipliers: Any, drive: Any, initial: Any = None) -> Any:
     per_step = _per_step(multipliers, drive)
     if form == "scan":
-        return _scan_linear(multipliers, drive, initial)
-    # The initial state enters as a part of the first drive, so that the system is lower triangular.
-    first = per_step[0] if per_step is not None else multipliers
-    drive = drive.at[0].add(first * initial)
+        return _scan_linear(multipliers, drive, _start(initial, drive))
+    factors = multipliers if per_step is None else per_step
+    if initial is not None:
+        # As a part of the first drive it keeps the system lower triangular, but costs a copy.
+        first = factors if per_step is None else factors[0]
+        drive = drive.at[0].add(first * initial)
     if form == "associative":
-        return _associative(multipliers if per_step is None else per_step, drive)
-    return _solve_linear(multipliers if per_step is None else per_step, drive, per_step is not None)
+        return _associative(factors, drive)
+    return _solve_linear(factors, drive, per_step is not None)
 
 
 def _per_step(multipliers: Any, drive: Any) -> Any:
@@ -286,7 +303,6 @@ def _per_step(multipliers: Any, drive: Any) -> Any:
 
 
 def _scan_linear(multipliers: Any, drive: Any, initial: Any) -> Any:
-    initial = jnp.broadcast_to(initial, drive.shape[1:])
     if multipliers.ndim == 1:
         return recur(lambda h, u: multipliers * h + u, initial, drive)
     return recur(lambda h, x: x[0] * h + x[1], initial, (_per_step(multipliers, drive), drive))
@@ -331,11 +347,12 @@ def _associative(multipliers: Any, drive: Any) -> Any:
 # Linear, dense.
 
 
-def _linear_dense(form: str, transition: Any, drive: Any, initial: Any) -> Any:
+def _linear_dense(form: str, transition: Any, drive: Any, initial: Any = None) -> Any:
     if form == "scan":
-        initial = jnp.broadcast_to(initial, drive.shape[1:])
-        return recur(lambda h, u: _matmul(transition, h) + u, initial, drive)
-    drive = drive.at[0].add(_matmul(transition, initial))
+        start = _start(initial, drive)
+        return recur(lambda h, u: _matmul(transition, h) + u, start, drive)
+    if initial is not None:
+        drive = drive.at[0].add(_matmul(transition, initial))
 
     def forward(_: Any, b: Any) -> Any:
         return recur(lambda h, u: _matmul(transition, h) + u, jnp.zeros_like(b[0]), b)

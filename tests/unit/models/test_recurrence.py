@@ -57,47 +57,73 @@ def _losses(name: str) -> tuple[Any, Any, np.ndarray]:
     return loss(form), loss("scan"), weights
 
 
+@functools.cache
+def _probed(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything about one recurrence and about its plain scan, in one compilation each."""
+    ours, plain, weights = _losses(name)
+    n_short = T if weights.shape == PER_STEP.shape else 5
+    direction = np.random.default_rng(1).standard_normal(weights.shape)
+
+    def probe(loss: Any) -> Any:
+        def short(w: Any) -> Any:
+            return loss(w, DRIVE[:n_short], START)
+
+        def run(w: Any, u: Any, h: Any) -> dict[str, Any]:
+            answers = {"all": jax.value_and_grad(loss, argnums=(0, 1, 2))(w, u, h)}
+            if loss is ours:
+                line = lambda step: loss(w + step * direction, u, h)  # noqa: E731
+                answers["difference"] = (line(1e-6) - line(-1e-6)) / 2e-6
+                answers["tangent"] = jax.jvp(line, (0.0,), (1.0,))[1]
+                answers["mapped"] = jax.vmap(jax.grad(loss), in_axes=(None, 1, 0))(w, u, h)
+            answers["curvature"] = jax.jvp(
+                lambda step: jnp.vdot(jax.grad(short)(w + step * direction), direction),
+                (0.0,),
+                (1.0,),
+            )[1]
+            return answers
+
+        return jax.tree.map(np.asarray, jax.jit(run)(weights, DRIVE, START))
+
+    with jax.enable_x64(True):
+        return probe(ours), probe(plain)
+
+
 @every
 def test_values_and_gradients_equal_plain_scan(name: str):
-    ours, plain, weights = _losses(name)
-    with jax.enable_x64(True):
-        got = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2)))(weights, DRIVE, START)
-        want = jax.jit(jax.value_and_grad(plain, argnums=(0, 1, 2)))(weights, DRIVE, START)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    got, want = _probed(name)
+    for a, b in zip(jax.tree.leaves(got["all"]), jax.tree.leaves(want["all"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
 @every
 def test_gradient_equals_finite_differences(name: str):
-    ours, _, weights = _losses(name)
-    rng = np.random.default_rng(1)
-    direction = rng.standard_normal(weights.shape)
-    with jax.enable_x64(True):
-        slope = np.vdot(jax.jit(jax.grad(ours))(weights, DRIVE, START), direction)
-        step = 1e-6
-        f = jax.jit(ours)
-        up, down = (f(weights + s * direction, DRIVE, START) for s in (step, -step))
-    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-6, atol=1e-6)
+    got, _ = _probed(name)
+    np.testing.assert_allclose(got["tangent"], got["difference"], rtol=1e-6, atol=1e-6)
 
 
 @every
-def test_jvp_vmap_and_hessian_work(name: str):
-    ours, plain, weights = _losses(name)
-    short = DRIVE[:5] if weights.shape != PER_STEP.shape else DRIVE
+def test_jvp_vmap_and_second_derivatives_work(name: str):
+    got, want = _probed(name)
+    gradient = want["all"][1][0]
+    direction = np.random.default_rng(1).standard_normal(gradient.shape)
+    np.testing.assert_allclose(got["tangent"], np.vdot(gradient, direction), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(np.sum(got["mapped"], axis=0), gradient, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(got["curvature"], want["curvature"], rtol=1e-9, atol=1e-9)
+
+
+def test_hessian_matrix_of_a_saturating_network():
     with jax.enable_x64(True):
-        tangent = jax.jvp(lambda w: ours(w, DRIVE, START), (weights,), (weights,))[1]
-        gradient = jax.jit(jax.grad(plain))(weights, DRIVE, START)
-        np.testing.assert_allclose(tangent, np.vdot(gradient, weights), rtol=1e-10)
-        mapped = jax.jit(jax.vmap(jax.grad(ours), in_axes=(None, 1, 0)))(weights, DRIVE, START)
-        np.testing.assert_allclose(np.sum(mapped, axis=0), gradient, rtol=0, atol=1e-10)
-        hessians = [jax.jit(jax.hessian(f))(weights, short, START) for f in (ours, plain)]
-        np.testing.assert_allclose(*hessians, rtol=0, atol=1e-9)
+        hessians = [
+            jax.jit(jax.hessian(loss))(VECTOR, DRIVE[:4], START)
+            for loss in _losses("diagonal tanh")[:2]
+        ]
+    np.testing.assert_allclose(*hessians, rtol=0, atol=1e-10)
 
 
 def test_saturated_units_have_finite_second_derivatives():
     with jax.enable_x64(True):
         loss = lambda w: jnp.sum(models.nonlinear_diagonal_states(w, 50.0 * DRIVE, START))  # noqa: E731
-        assert np.isfinite(jax.hessian(loss)(VECTOR)).all()
+        assert np.isfinite(jax.jit(jax.hessian(loss))(VECTOR)).all()
 
 
 def test_newton_falls_back_where_it_does_not_converge():
