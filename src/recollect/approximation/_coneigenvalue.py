@@ -14,6 +14,7 @@ eigenvalue problem for the rates, loses every rate below 1e-16 of the fastest on
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -132,7 +133,9 @@ def hankel_decomposition(amplitudes, rates, *, n_values: int) -> tuple[np.ndarra
     return values[:keep], vectors
 
 
-def completely_monotone_sum(lags, values, *, n_per_decade: int = 24) -> tuple[np.ndarray, ...]:
+def completely_monotone_sum(
+    lags, values, *, n_per_decade: int = 24
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Returns a long positive exponential sum fitted to a completely monotone kernel.
 
     Nonnegative least squares in relative error on log-spaced rates: a few dozen of them survive,
@@ -162,7 +165,7 @@ def completely_monotone_sum(lags, values, *, n_per_decade: int = 24) -> tuple[np
     used = coefficients > 0
     amplitudes = coefficients[used] / norms[used]
     error = float(np.max(np.abs(basis[:, used] @ amplitudes - 1.0)))
-    return amplitudes, rates[used], np.float64(error)
+    return amplitudes, rates[used], error
 
 
 def _check_sum(amplitudes, rates) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +213,7 @@ def _pivoted_cholesky(
 
 def _jacobi_svd(factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns singular values (descending) and right singular vectors by one-sided Jacobi."""
-    gejsv = scipy.linalg.get_lapack_funcs("gejsv", (factor,))
+    gejsv: Any = scipy.linalg.get_lapack_funcs("gejsv", (factor,))
     # joba=0: entries are accurate relative to their column; jobu=0, jobv=0: both sides.
     singular, _, right, work, _, info = gejsv(factor, joba=0, jobu=0, jobv=0)
     if info != 0:
@@ -274,7 +277,7 @@ def _zeros(amplitudes, rates, value: float, vector, largest: float, width: int) 
             )
         low, high = log_rates[left], log_rates[right]
         if function(low) * function(high) < 0:
-            zeros.append(scipy.optimize.brentq(function, low, high, xtol=1e-14, rtol=1e-15))
+            zeros.append(scipy.optimize.brentq(function, low, high, xtol=1e-14))
         else:
             share = abs(vector[left]) / (abs(vector[left]) + abs(vector[right]))
             zeros.append(low + share * (high - low))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -217,13 +218,13 @@ def _damped_width(error: float, exponent: float, order: int) -> tuple[float, flo
         return log_constant + log_gamma - math.log(rest)
 
     # The damping that costs the whole error is the largest allowed.
-    limit = scipy.optimize.brentq(
+    limit: Any = scipy.optimize.brentq(
         lambda x: _log_damping_cost(x, exponent) - math.log(error), -4000.0, 12.0
     )
     span = np.linspace(1e-6, 12.0 / exponent * (1 + 1.0 / order), 200)
     values = np.array([log_product(limit - x) for x in span])
     centre = span[int(np.argmin(values))]
-    found = scipy.optimize.minimize_scalar(
+    found: Any = scipy.optimize.minimize_scalar(
         lambda x: log_product(limit - x),
         bounds=(max(1e-9, centre - span[1]), centre + span[1]),
         method="bounded",
@@ -262,7 +263,7 @@ def _log_least_width(log_product: float, order: int) -> float:
     if guess > 30:  # the falling factorial is a power to machine precision
         return guess
     high = math.exp(guess) + order
-    root = scipy.optimize.brentq(
+    root: Any = scipy.optimize.brentq(
         lambda m: _log_falling(m, order) - log_product, float(order), high, xtol=1e-10
     )
     return math.log(root)
@@ -384,7 +385,7 @@ def bound_fixed_rate_width(error: float, exponent: float) -> FixedRateWidth:
         span = centre + np.linspace(-5.0, 5.0, 15)
         values = [_power_law_duality(log_width, float(x), exponent) for x in span]
         i = int(np.argmin(values))
-        found = scipy.optimize.minimize_scalar(
+        found: Any = scipy.optimize.minimize_scalar(
             lambda x: _power_law_duality(log_width, x, exponent),
             bounds=(span[max(i - 1, 0)], span[min(i + 1, 14)]),
             method="bounded",

@@ -1,0 +1,1 @@
+"""Speed and accuracy against what users would pick instead: `python -m benchmarks`."""
