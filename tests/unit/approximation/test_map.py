@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recollect import approximation
+
+_EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "curse_map.py"
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +68,16 @@ def test_errors_above_the_norm_need_nothing():
 def test_bad_input_is_refused(bad):
     with pytest.raises(ValueError, match="expected"):
         approximation.measure_curse_map(*bad)
+
+
+def test_the_example_runs_and_draws(tmp_path):
+    spec = importlib.util.spec_from_file_location("curse_map_example", _EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path / "map.svg"
+    module.main(quick=True, out=str(path))
+    text = path.read_text("utf-8")
+    assert "Theorem 4.2" in text
+    assert "stability boundary" in text
