@@ -115,7 +115,7 @@ def section_basis(
         odd[:, ~is_real] = np.sin(phase[:, ~is_real])
     cosh, sinh = envelope * even, envelope * (odd / root)
     scale = np.sqrt(b)
-    pairs = np.stack([sinh * scale, cosh], axis=2).reshape(len(nodes), -1)
+    pairs = np.stack([sinh * scale, cosh], axis=2).reshape(len(nodes), 2 * sinh.shape[1])
     matrix = np.concatenate([single, pairs], axis=1)
     if not derivatives:
         return matrix, None
