@@ -448,7 +448,8 @@ def _examined(tree: Node, hints: tuple[float, ...]) -> tuple[float, float]:
         peak = size[:first].max(initial=0.0)
         # It has ended if it was nothing well before that, and not only at the very edge.
         late = size[:first][lags[:first] >= min(0.6 * lags[first], lags[max(first - 1, 0)])]
-        ended = first > 0 and late.max() <= 1e-100 * peak and lags[first] > max((0.0, *hints))
+        vanishes = peak > 0 and late.max(initial=0.0) <= 1e-100 * peak
+        ended = vanishes and lags[first] > max((0.0, *hints))
         if not ended:
             raise invalid(
                 "kernel",
