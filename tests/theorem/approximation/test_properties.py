@@ -67,7 +67,7 @@ def approximation_norm(fit, norm):
     return float(fit.stats["kernel_norms"][norm])
 
 
-@pytest.mark.parametrize("norm", _NORMS)
+@pytest.mark.parametrize("norm", ["l1", "l2", pytest.param("linf", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("amplitudes", "rates"),
     [
@@ -89,7 +89,7 @@ def test_exact_sums_are_recovered(amplitudes, rates, norm):
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in range(2, 8))]
+    "seed", [1, *(pytest.param(i, marks=pytest.mark.slow) for i in (0, 2, 3, 4, 5, 6, 7))]
 )
 def test_random_stable_systems_are_recovered_by_their_order(seed):
     rng = np.random.default_rng(seed)

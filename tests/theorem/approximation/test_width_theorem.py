@@ -18,7 +18,9 @@ _BUMP = targets.Bump(delay=4.0, width=1.0)
 _AIRY = targets.Airy(scale=1.0, shift=3.0)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "order", [1, 3, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4))]
+)
 @pytest.mark.parametrize(
     "kernel",
     [_TWO_RATES, _MIXED_SIGNS, _WAVE, _JORDAN, _BUMP, _AIRY],
