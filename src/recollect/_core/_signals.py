@@ -48,7 +48,7 @@ def coloured_noise(
 
     decay = float(np.exp(-require_positive("dt", dt) / correlation_time))
     white[1:] *= np.sqrt(1 - decay**2)
-    return scipy.signal.lfilter([1.0], [1.0, -decay], white, axis=0)
+    return np.asarray(scipy.signal.lfilter([1.0], [1.0, -decay], white, axis=0))
 
 
 def staircase(

@@ -178,7 +178,7 @@ class _Design:
         path = propagate(A, b, self.edges)
         basis = np.linalg.solve(A, np.diff(path, axis=0).T).T / np.diff(self.edges)[:, None]
         columns = np.einsum("qpi,pm->qim", self.by_input, basis).reshape(len(self.root), -1)
-        amplitudes = scipy.linalg.lstsq(columns, self.target, cond=1e-12)[0]
+        amplitudes = np.linalg.lstsq(columns, self.target, rcond=1e-12)[0]
         return amplitudes.reshape(self.n_inputs, -1).T, self.target - columns @ amplitudes
 
     def refine(self, start: Sections) -> tuple[Sections, float]:

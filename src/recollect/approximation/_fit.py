@@ -995,7 +995,11 @@ def _source(kernel: Any, *, norm: str, constant: bool) -> _Source:
             return np.asarray(functional.kernel(lags), dtype=np.float64)
 
     elif callable(kernel):
-        raw = _shaped(kernel)
+        shaped = _shaped(kernel)
+
+        def raw(lags: np.ndarray) -> np.ndarray:
+            return shaped(lags)
+
     else:
         raise wrong_type(
             "kernel_or_samples",

@@ -377,7 +377,8 @@ def _refined_positive(
     if log_constant is None:
         log_constant = np.full(n_channels, top - 40)
     n_limits = n_channels if problem.constant else 0
-    assert log_amplitudes is not None and log_constant is not None
+    assert log_amplitudes is not None
+    assert log_constant is not None
     vector = np.concatenate([log_rates, log_amplitudes.ravel(), log_constant[:n_limits]])
     low = np.concatenate([np.full(m, math.log(window.slowest)), np.full(vector.size - m, top - 60)])
     high = np.concatenate(

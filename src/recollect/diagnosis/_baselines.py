@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import scipy.linalg
 import scipy.signal
 
 from recollect._core._status import Status
@@ -83,7 +82,7 @@ def fit_arx(inputs: np.ndarray, outputs: np.ndarray, order: int) -> ARX | None:
         lagged = [outputs[rows - j] for j in range(1, n + 1)]
         driven = [inputs[rows - j] for j in range(n)]
         design = np.concatenate([np.stack(lagged, 1), *driven, np.ones((len(rows), 1))], axis=1)
-        weights = scipy.linalg.lstsq(design, outputs[n:], check_finite=False)[0]
+        weights = np.linalg.lstsq(design, outputs[n:], rcond=None)[0]
         model = ARX(weights[:n], weights[n:-1].reshape(n, -1), float(weights[-1]))
         with np.errstate(all="ignore"):
             mse = np.mean((model.simulate(inputs, outputs) - outputs) ** 2)

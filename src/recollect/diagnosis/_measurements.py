@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Measurements:
         _refuse_constant(self.outputs, self.output_names, "output")
         if (self.test_inputs is None) != (self.test_outputs is None):
             raise invalid("test_inputs, test_outputs", "both or neither", "one of them")
-        if self.test_inputs is not None:
+        if self.test_inputs is not None and self.test_outputs is not None:
             put(self, "test_inputs", _channels("test_inputs", self.test_inputs))
             put(self, "test_outputs", _channels("test_outputs", self.test_outputs))
             for name, test, of in (
@@ -151,16 +152,18 @@ def read_measurements(
     table.read([name for name in wanted if name in table.names])
     found = {"inputs": find(inputs), "outputs": find(outputs)}
     test = {"inputs": find(test_inputs), "outputs": find(test_outputs)}
-    names = {f"{kind[:-1]}_names": tuple(c.name for c, _ in pairs) for kind, pairs in found.items()}
+    names: dict[str, Any] = {
+        f"{kind[:-1]}_names": tuple(c.name for c, _ in pairs) for kind, pairs in found.items()
+    }
     notes: list[str] = []
     if time is None:
-        data = {kind: _rows_of(pairs, gaps, kind) for kind, pairs in found.items()}
+        data: dict[str, Any] = {kind: _rows_of(pairs, gaps, kind) for kind, pairs in found.items()}
         unit, value, origin = (step.unit, step.value, "") if step else ("step", 1.0, "")
         if step is None:
             notes.append("no time step was given: lags count samples (state --dt or --time)")
     else:
         data, value, unit, origin = _on_one_grid(found, time, step, gaps, notes)
-    tests = {
+    tests: dict[str, Any] = {
         f"test_{kind}": _rows_of(pairs, "refuse", f"test_{kind}") if pairs else None
         for kind, pairs in test.items()
     }

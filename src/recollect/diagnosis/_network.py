@@ -43,8 +43,8 @@ def fit_operating_point(
     visited += 1e-10 * max(np.trace(visited), 1e-300) / width * np.eye(width)
     whiten = np.linalg.inv(scipy.linalg.cholesky(visited, lower=True))
     penalty = np.concatenate([np.zeros((width, n_outputs)), whiten], axis=1)
-    solution = scipy.linalg.lstsq(
-        np.concatenate([*design, penalty]), np.concatenate([*target, np.zeros(width)])
+    solution = np.linalg.lstsq(
+        np.concatenate([*design, penalty]), np.concatenate([*target, np.zeros(width)]), rcond=None
     )[0]
     return AffineRNN(network, centre, solution[:n_outputs], solution[n_outputs:])
 

@@ -413,7 +413,7 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray:
         return np.array(cells, dtype=str)
 
 
-def _decimal_points(cells: Sequence[str]) -> Sequence[str]:
+def _decimal_points(cells: list[str]) -> list[str]:
     # 1,5 is a number where a semicolon separates the columns.
     if all(re.fullmatch(r"[+-]?\d*,?\d*(?:[eE][+-]?\d+)?", c) for c in cells):
         return [c.replace(",", ".") for c in cells]

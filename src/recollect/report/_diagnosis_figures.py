@@ -136,6 +136,7 @@ def draw_timescales(diagnosis: Diagnosis) -> Figure:
 def draw_test(diagnosis: Diagnosis) -> Figure:
     """Draws the held-out output against the network's free simulation."""
     data, test = diagnosis.measurements, diagnosis.test
+    assert test is not None
     n_outputs = test.measured.shape[1]
     with _svg.style():
         figure = _svg.figure(height=0.5 + 2.2 * min(n_outputs, 4))

@@ -152,7 +152,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ),
         (
             "linear",
-            f"a linear map explains {_percent(np.mean(diagnosis.kernel.explained_variance))} of the output",
+            f"a linear map explains {_percent(float(np.mean(diagnosis.kernel.explained_variance)))} of the output",
         ),
         ("width", f"{diagnosis.width} units: {diagnosis.widths[diagnosis.slowest_law].reason}"),
         (
@@ -185,7 +185,7 @@ def _cards(diagnosis: Diagnosis) -> str:
         (f"{number(law.t95.value)} {data.unit}", "memory: 95 % lies within"),
         (_law_name(law.law), "law of the memory"),
         (
-            _percent(np.mean(diagnosis.kernel.explained_variance)),
+            _percent(float(np.mean(diagnosis.kernel.explained_variance))),
             "of the output is a linear map of the input",
         ),
         (f"{diagnosis.width} units", "recurrent network recommended"),

@@ -1021,7 +1021,9 @@ def exponential_sum(amplitudes: Any, rates: Any, *, powers: Any = None) -> Abstr
     a: Any = np.atleast_1d(
         host_float64("amplitudes", amplitudes, owner="exponential_sum", allow_complex=True)
     )
-    w: Any = np.atleast_1d(host_float64("rates", rates, owner="exponential_sum", allow_complex=True))
+    w: Any = np.atleast_1d(
+        host_float64("rates", rates, owner="exponential_sum", allow_complex=True)
+    )
     if a.ndim != 1 or a.shape != w.shape or not len(a):
         raise invalid(
             "amplitudes",

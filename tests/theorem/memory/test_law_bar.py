@@ -28,7 +28,10 @@ import scipy.special
 
 from recollect import memory
 
-_N_SAMPLES, _RATIO, _N_SEEDS = 2000, 10.0, 100
+_N_SAMPLES, _RATIO = 2000, 10.0
+# The standard error of a coverage of 90 % is 3 points on 100 seeds: where it lies near the edge of
+# what is allowed, twice as many decide.
+_N_SEEDS = {"none": 100, "exponential": 200, "power": 100, "stretched": 100, "delayed": 200}
 _FRACTIONS = (0.5, 0.9, 0.95)
 
 
@@ -103,7 +106,8 @@ def sample(system: System, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 def test_the_law_is_named_rightly_or_left_open(law):
     n_decided, n_wrong = 0, 0
     covered, widths = [], []
-    for seed in range(_N_SEEDS):
+    n_seeds = _N_SEEDS[law]
+    for seed in range(n_seeds):
         rng = np.random.default_rng([seed, len(law)])
         system = draw_system(law, rng)
         inputs, outputs = sample(system, rng)
@@ -114,14 +118,16 @@ def test_the_law_is_named_rightly_or_left_open(law):
         spans = (found.t50, found.t90, found.t95)
         covered.append([s.lower <= t <= s.upper for s, t in zip(spans, system.reach, strict=True)])
         widths.append([0.5 * (s.upper - s.lower) / max(s.value, 1.0) for s in spans])
-    n_covered = np.sum(covered, axis=0)
+    coverage = np.mean(covered, axis=0)
     median_width = np.median(widths, axis=0)
-    print(f"{law}: decided {n_decided}, wrong {n_wrong}, covered {n_covered}, {median_width}")
-    assert n_wrong <= 5
-    assert n_decided >= 70
+    print(
+        f"{law}: decided {n_decided}, wrong {n_wrong}, of {n_seeds}, coverage {coverage}, {median_width}"
+    )
+    assert n_wrong <= 0.05 * n_seeds
+    assert n_decided >= 0.7 * n_seeds
     assert np.all(median_width <= 0.3)
     if law == "none":
         # one step holds the whole memory: the lag within it is a convention, not an estimate
-        assert np.all(n_covered >= 85)
+        assert np.all(coverage >= 0.85)
     else:
-        assert np.all((n_covered >= 85) & (n_covered <= 97))
+        assert np.all((coverage >= 0.85) & (coverage <= 0.97))
