@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,64 @@ def test_the_written_network_is_the_network(diagnosis, tmp_path):
     inputs = diagnosis.measurements.inputs[:200]
     expected = np.asarray(diagnosis.network(inputs, dt=1.0))
     np.testing.assert_allclose(np.asarray(network(inputs, dt=1.0)), expected, rtol=1e-12)
+
+
+def test_the_documented_loader_needs_only_numpy(diagnosis, tmp_path, monkeypatch):
+    write_diagnosis(diagnosis, tmp_path / "report")
+    monkeypatch.chdir(tmp_path / "report")
+    page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text("utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.S).group(1)
+    assert len(code.strip().splitlines()) <= 20
+    names = {}
+    exec(code, names)
+    inputs = diagnosis.measurements.inputs[:300]
+    expected = np.asarray(diagnosis.network(inputs, dt=1.0))
+    np.testing.assert_allclose(names["simulate"](inputs, 1.0), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["(1+t)**-1.5", "--width", "4", "--norm", "l1"],
+        ["exp(-t)+exp(-(t-4)**2/2)", "--error", "0.1", "--norm", "l2"],
+        ["t*exp(-t)", "--width", "2", "--norm", "linf"],
+    ],
+)
+def test_fit_on_the_command_line(arguments, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["fit", *arguments, "--json"])
+    assert done.value.code == 0
+    record = json.loads(capsys.readouterr().out)
+    promised = "width norm error bound time dt rates amplitudes state_space status seconds"
+    assert set(promised.split()) <= set(record)
+    assert record["bound"] is None or record["error"] >= record["bound"] * (1 - 1e-9)
+    A, b, c = (np.array(record["state_space"][name]) for name in "Abc")
+    assert np.all(np.linalg.eigvals(A).real < 0)
+    if record["amplitudes"] is not None:
+        a, w = (np.array(record[name]) @ [1, 1j] for name in ("amplitudes", "rates"))
+        points = np.array([0.3, 1.0, 7.0])
+        sums = (a / (points[:, None] + w)).sum(axis=1)
+        resolvents = [c @ np.linalg.solve(s * np.eye(len(A)) - A, b) for s in points]
+        np.testing.assert_allclose(sums.real, resolvents, rtol=1e-6)
+
+
+def test_a_measured_kernel_becomes_a_prony_table(tmp_path, capsys):
+    lags = np.geomspace(1e-3, 1e6, 120)
+    values = 1 + 3 * np.exp(-lags / 0.1) + 2 * np.exp(-lags / 1e3)
+    np.savetxt(
+        tmp_path / "E.csv",
+        np.column_stack([lags, values]),
+        delimiter=",",
+        header="t,E",
+        comments="",
+    )
+    options = ["--width", "2", "--norm", "l2", "--weights", "relative", "--positive", "--constant"]
+    with pytest.raises(SystemExit) as done:
+        cli.main(["fit", str(tmp_path / "E.csv"), *options, "--table", str(tmp_path / "prony.csv")])
+    assert done.value.code == 0
+    rows = np.loadtxt(tmp_path / "prony.csv", delimiter=",", comments=("#", "tau"))
+    np.testing.assert_allclose(rows[:, 0], [0.1, 1e3], rtol=1e-3)
+    np.testing.assert_allclose(rows[:, 1], [3, 2], rtol=1e-3)
 
 
 def test_the_command_line(table, tmp_path, capsys):
