@@ -331,7 +331,8 @@ def refine_sections(
             stalls += 1
         else:
             stalls = 0
-        here = project(sections, nodes, rows, target)
+        # The trial is already factorised; only its derivatives are new.
+        here = dataclasses.replace(trial, derivatives=section_basis(sections, nodes, rows)[1])
         if stalls >= 2 or promised <= rtol * here.cost:
             is_converged = True
             break
