@@ -188,8 +188,9 @@ def _curvature(modes: Modes, at: _SignedError) -> np.ndarray:
     c, v = modes.amplitudes, np.exp(modes.log_rates)
     real_decay, decay = np.exp(-t * w), np.exp(-t * v)
     i1 = load @ (w * t * real_decay)
-    i2 = load @ ((w * t) ** 2 * real_decay)
-    j1, j2 = load @ (v * t * decay), load @ ((v * t) ** 2 * decay)
+    i2 = load @ (_phase(w, t, real_decay) ** 2 * real_decay)
+    phase = _phase(v, t, decay)
+    j1, j2 = load @ (phase * decay), load @ (phase**2 * decay)
     curvature = np.zeros((2 * n + 4 * k,) * 2)
     r, s = np.arange(n), 2 * n + np.arange(k)
     curvature[r, n + r] = -np.abs(a) * i1
@@ -204,6 +205,11 @@ def _curvature(modes: Modes, at: _SignedError) -> np.ndarray:
     return upper + upper.T + np.diag(np.diag(curvature))
 
 
+def _phase(rates: np.ndarray, lags: np.ndarray, decay: np.ndarray) -> np.ndarray:
+    # Where e^{-wt} is zero its moments are too, even if (wt)² overflows.
+    return np.where(decay == 0, 0.0, rates * lags)
+
+
 class _NewtonModel:
     """∫|e| to second order in directions that are orthonormal in ∫ (·)²/|e|.
 
@@ -214,7 +220,8 @@ class _NewtonModel:
 
     def __init__(self, modes: Modes, at: _SignedError):
         self._modes, self._at = modes, at
-        self._rows = np.sqrt(at.weights / at.envelope)
+        # Roots first: at lags of 1e200 the quotient itself overflows.
+        self._rows = np.sqrt(at.weights) / np.sqrt(np.maximum(at.envelope, 1e-300))
         directions = _gradients(modes, at.nodes) * self._rows[:, None]
         norms = np.maximum(np.sqrt(np.einsum("ij,ij->j", directions, directions)), 1e-300)
         self._q, r = np.linalg.qr(directions / norms)
@@ -223,7 +230,10 @@ class _NewtonModel:
         np.fill_diagonal(r, diagonal)
         self._r, self._norms = r, norms
         self._base = modes.values(at.nodes)
-        self.gradient = -(self._q.T @ (at.signs * at.weights / self._rows))
+        weighted = np.divide(
+            at.weights, self._rows, out=np.zeros_like(self._rows), where=self._rows > 0
+        )
+        self.gradient = -(self._q.T @ (at.signs * weighted))
         rows = self._orthonormal(_gradients(modes, at.crossings))
         slopes = at.slopes()
         alive = slopes > 1e-280
