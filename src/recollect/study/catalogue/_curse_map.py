@@ -77,17 +77,43 @@ def build_study(*, quick: bool) -> Study:
 
 
 def draw(figure: Any, results: Any) -> None:
-    """Fills a figure with the error against width, and the slowest rate against the error."""
-    left, right = figure.subplots(1, 2)
+    """Fills a figure: error against width, width against 1/ω with what is proved, slowest rate."""
+    from recollect import approximation
+
+    left, middle, right = figure.subplots(1, 3)
+    needed, floor = [], []
     for omega in results.omega.values:
         of = results.sel(omega=omega)
         left.semilogy(of.width, of.error, marker="o", markersize=3, label=f"ω = {omega:g}")
         right.loglog(of.error, of.slowest_rate, marker="o", markersize=3)
+        needed.append(_first(of.width.values, of.error.values <= _ERROR))
+        floor.append(_first(of.width.values, of.bound.values <= _ERROR))
     left.axhline(_ERROR, color="gray", linewidth=0.8)
     right.axvline(_ERROR, color="gray", linewidth=0.8)
+    omegas = [float(omega) for omega in results.omega.values]
+    lines = {
+        "Theorem 4.2 suffices": [
+            10 ** min(approximation.bound_power_law_width(_ERROR, w).log10_width, 300.0)
+            for w in omegas
+        ],
+        "equispaced rates need": [
+            approximation.bound_fixed_rate_width(_ERROR, w).width for w in omegas
+        ],
+        "free rates suffice": [approximation.bound_sinc_width(_ERROR, w) for w in omegas],
+        "free rates found": needed,
+        "no network below": floor,
+    }
+    for label, widths in lines.items():
+        middle.loglog(1 / np.array(omegas), widths, marker="o", markersize=3, label=label)
     left.set(xlabel="width", ylabel="L1 error")
+    middle.set(xlabel="1/ω", ylabel=f"width for an error of {_ERROR}")
     right.set(xlabel="L1 error", ylabel="slowest rate")
-    left.legend(frameon=False, fontsize="small")
+    left.legend(frameon=False, fontsize="x-small")
+    middle.legend(frameon=False, fontsize="x-small")
+
+
+def _first(widths: np.ndarray, reached: np.ndarray) -> float:
+    return float(widths[np.argmax(reached)]) if reached.any() else math.nan
 
 
 def _growth(results: Any, point: Any) -> float | None:
