@@ -12,7 +12,14 @@ from typing import Annotated
 
 import typer
 
-from recollect.study._commands import reproduce, study_app
+from recollect.study._commands import (
+    Scheduler,
+    Workers,
+    print_verdicts,
+    study_app,
+    take_the_process,
+    words_on_stderr,
+)
 
 app = typer.Typer(
     name="recollect",
@@ -23,7 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(study_app, name="study")
-app.command()(reproduce)
 
 
 def _print_version(wanted: bool) -> None:
@@ -193,6 +199,56 @@ def fit(
     if table is not None:
         _fit_command.write_table(result, table)
     print(_fit_command.as_json(result) if json else _fit_command.summary(result))
+
+
+@app.command()
+def reproduce(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Catalogue entries; none: all.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller grids, same claims.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the page, figures, data and verdicts.")
+    ] = Path("recollect-reproduction"),
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Name the entries and stop.")] = False,
+    json: _Json = False,
+) -> None:
+    """Reproduce published figures: run their studies, draw them, judge each claim, write one page.
+
+    Safe to interrupt and to repeat: with the same folder only what is missing runs.
+
+    Example: recollect reproduce curse-map --quick
+    """
+    from recollect.study.catalogue import ENTRIES
+
+    if show_list:
+        print("\n".join(ENTRIES))
+        return
+    take_the_process(workers, scheduler)
+    from recollect.report import verdicts_json, write_reproduction
+    from recollect.study import reproduce as run
+
+    def begin(name: str) -> None:
+        if sys.stderr.isatty():
+            print(name, file=sys.stderr)
+
+    with words_on_stderr():
+        done = run(
+            names or (), out=out, quick=quick, n_workers=workers, scheduler=scheduler, begin=begin
+        )
+    page = write_reproduction(done, out)
+    if json:
+        print(verdicts_json(done))
+    else:
+        for entry in done:
+            over = " (over its budget)" if entry.is_over_budget else ""
+            print(f"{entry.name}: {entry.seconds:.0f} s of computing{over}, {entry.folder}")
+            print_verdicts(entry.verdicts)
+        print(f"page: {page}")
+    if any(entry.n_failed or not entry.status.is_ok for entry in done):
+        raise typer.Exit(1)
 
 
 def _show(diagnosis, directory: Path, json: bool) -> None:

@@ -7,6 +7,11 @@ from recollect.report._diagnosis_page import (
     diagnosis_summary,
     write_diagnosis,
 )
+from recollect.report._reproduction_page import (
+    reproduction_page,
+    verdicts_json,
+    write_reproduction,
+)
 from recollect.report._svg import save_figure
 
 __all__ = [
@@ -14,6 +19,9 @@ __all__ = [
     "diagnosis_page",
     "diagnosis_summary",
     "draw_curse_map",
+    "reproduction_page",
     "save_figure",
+    "verdicts_json",
     "write_diagnosis",
+    "write_reproduction",
 ]

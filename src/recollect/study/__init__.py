@@ -14,7 +14,7 @@ from recollect.study._grid import (
     zipped,
 )
 from recollect.study._ledger import Ledger, Row
-from recollect.study._reproduce import Reproduction, reproduce
+from recollect.study._reproduce import Reproduction, catalogue_entry, reproduce
 from recollect.study._results import export, to_xarray
 from recollect.study._run import Completion, judge, run
 from recollect.study._study import Study, Trial, load_study
@@ -29,6 +29,7 @@ __all__ = [
     "Study",
     "Trial",
     "Verdict",
+    "catalogue_entry",
     "choice",
     "export",
     "integers",

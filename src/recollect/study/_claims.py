@@ -24,6 +24,8 @@ class Claim:
         tolerance: absolute.
         reason: why this tolerance is the right one.
         relation: `equal` (within the tolerance), `at_most` or `at_least` (give or take it).
+        refuted: why the results contradict a published claim, where they are known to: shown in
+            place of the tolerance's reason when they do.
     """
 
     text: str
@@ -32,6 +34,7 @@ class Claim:
     tolerance: float
     reason: str
     relation: str = "equal"
+    refuted: str = ""
 
     def __post_init__(self):
         if not callable(self.measure):
@@ -52,7 +55,8 @@ class Verdict:
         tolerance: absolute.
         relation: `equal`, `at_most` or `at_least`.
         claim: the claim in words.
-        reason: why this tolerance; for an undecided claim, why it is undecided.
+        reason: why this tolerance; for an undecided claim, why it is undecided; for a refuted one,
+            what refutes it.
         figure: which figure it belongs to.
         paper: which paper that is from.
         seconds: computing time of the trials behind it.
@@ -99,6 +103,8 @@ def weigh(
     verdict = "undecided" if value is None else _compare(claim, value, stderr or 0.0)
     if verdict == "undecided" and not doubt:
         doubt = "the tolerance lies within two standard errors"
+    if verdict == "disagrees" and claim.refuted:
+        doubt = claim.refuted
     return Verdict(
         verdict=verdict,
         measured=value,

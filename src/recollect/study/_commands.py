@@ -1,11 +1,10 @@
-"""`recollect study …` and `recollect reproduce`: parses and calls."""
+"""`recollect study …`: parses and calls."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +23,10 @@ study_app = typer.Typer(
 _Ledger = Annotated[
     Path | None, typer.Option("--ledger", help="SQLite file. Default: FILE with suffix .sqlite.")
 ]
-_Workers = Annotated[
+Workers = Annotated[
     int, typer.Option("--workers", min=0, help="Processes, each on one core. 0: this process.")
 ]
-_Scheduler = Annotated[
+Scheduler = Annotated[
     str | None, typer.Option("--scheduler", help="Dask scheduler, such as tcp://host:8786.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -38,18 +37,18 @@ _Source = Annotated[Path, typer.Argument(help="A study file (.py) or a ledger.")
 def run_command(
     file: Annotated[Path, typer.Argument(help="Python file that defines a Study.")],
     ledger: _Ledger = None,
-    workers: _Workers = 0,
-    scheduler: _Scheduler = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed trials again.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Run what the ledger does not hold yet; safe to interrupt and to repeat."""
-    _take_the_process(workers, scheduler)
+    take_the_process(workers, scheduler)
     from recollect.study import judge, load_study, run
 
     study = load_study(file)
     path = ledger or file.with_suffix(".sqlite")
-    with _words_on_stderr():
+    with words_on_stderr():
         completion = run(study, path, n_workers=workers, scheduler=scheduler, retry_failed=retry)
     verdicts = judge(study, path)
     if as_json:
@@ -70,7 +69,7 @@ def run_command(
             f"{study.name}: {completion.n_run} of {completion.n_trials} trials run in "
             f"{completion.seconds:.1f} s, {completion.n_failed} failed"
         )
-        _print_verdicts(verdicts)
+        print_verdicts(verdicts)
         typer.echo(f"ledger: {path}")
     if completion.n_failed:
         raise typer.Exit(1)
@@ -142,48 +141,7 @@ def export_command(
     typer.echo(str(export(_ledger_of(source, ledger), out, overwrite=force)))
 
 
-def reproduce(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Catalogue entries; none: all.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller grids, same claims.")] = False,
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for figures, data and verdicts.")
-    ] = Path("recollect-reproduction"),
-    workers: _Workers = 0,
-    scheduler: _Scheduler = None,
-    show_list: Annotated[bool, typer.Option("--list", help="Name the entries and stop.")] = False,
-    as_json: _Json = False,
-) -> None:
-    """Reproduce published figures: run their studies, draw them, and judge each claim."""
-    from recollect.study.catalogue import ENTRIES
-
-    if show_list:
-        typer.echo("\n".join(ENTRIES))
-        return
-    _take_the_process(workers, scheduler)
-    from recollect.study._reproduce import reproduce as run_entries
-    from recollect.study._reproduce import verdict_record
-
-    def begin(name: str) -> None:
-        if sys.stderr.isatty():
-            typer.echo(name, err=True)
-
-    with _words_on_stderr():
-        done = run_entries(
-            names or (), out=out, quick=quick, n_workers=workers, scheduler=scheduler, begin=begin
-        )
-    if as_json:
-        typer.echo(json.dumps(verdict_record(done), indent=2))
-    else:
-        for entry in done:
-            typer.echo(f"{entry.name}: {entry.folder}")
-            _print_verdicts(entry.verdicts)
-    if any(entry.n_failed for entry in done):
-        raise typer.Exit(1)
-
-
-def _take_the_process(workers: int, scheduler: str | None) -> None:
+def take_the_process(workers: int, scheduler: str | None) -> None:
     # Here the process is ours: one XLA thread, so that results are those of the workers.
     if not workers and scheduler is None:
         os.environ.setdefault("NPROC", "1")
@@ -203,7 +161,7 @@ def _failed_trials(book: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _print_verdicts(verdicts: Any) -> None:
+def print_verdicts(verdicts: Any) -> None:
     for verdict in verdicts:
         typer.echo(
             f"  {verdict.verdict}: {verdict.claim} (expected {verdict.relation.replace('_', ' ')} "
@@ -232,7 +190,7 @@ def _short(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _words_on_stderr() -> Iterator[None]:
+def words_on_stderr() -> Iterator[None]:
     plain = warnings.showwarning
 
     def show(message: Any, category: Any, *rest: Any, **more: Any) -> None:

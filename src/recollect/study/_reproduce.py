@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from recollect._core._check import did_you_mean, invalid
+from recollect._core._status import Status
 from recollect.study._claims import Verdict
-from recollect.study._ledger import write_whole
+from recollect.study._ledger import Ledger, write_whole
 from recollect.study._results import export, to_xarray
 from recollect.study._run import judge, run
 from recollect.study._study import Study
-from recollect.study.catalogue import ENTRIES
+from recollect.study.catalogue import ENTRIES, QUICK_SECONDS
 
 VERDICTS_SCHEMA = "recollect.verdicts"
 
@@ -29,13 +30,46 @@ class Reproduction:
         verdicts: on its claims.
         name: of the entry.
         folder: where its figure, data and ledger are.
+        study: what was run.
+        quick: whether that was the smaller grid.
         n_failed: trials that failed.
+        seconds: computing time of its trials, in earlier runs too.
+        status: whether its figure could be drawn.
     """
 
     verdicts: tuple[Verdict, ...]
     name: str
     folder: Path
+    study: Study
+    quick: bool
     n_failed: int
+    seconds: float
+    status: Status = Status()
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether a quick run took more computing than the catalogue allows one figure."""
+        return self.quick and self.seconds > QUICK_SECONDS
+
+    def draw(self, figure: Any) -> None:
+        """Fills a matplotlib figure from the entry's ledger."""
+        catalogue_entry(self.name).draw(figure, to_xarray(self.folder / "ledger.sqlite"))
+
+
+def catalogue_entry(name: str) -> Any:
+    """Returns one entry of the catalogue: a module with `build_study(quick=…)` and `draw(figure, results)`.
+
+    Args:
+        name: as `recollect reproduce --list` prints it.
+
+    Raises:
+        ValueError: for a name the catalogue does not have.
+    """
+    if name not in ENTRIES:
+        raise invalid(
+            "name", "one of " + ", ".join(ENTRIES), repr(name), did_you_mean(name, ENTRIES)
+        )
+    return importlib.import_module(ENTRIES[name])
 
 
 def reproduce(
@@ -64,19 +98,15 @@ def reproduce(
         ValueError: for a name the catalogue does not have.
     """
     for name in names:
-        if name not in ENTRIES:
-            raise invalid(
-                "name", "one of " + ", ".join(ENTRIES), repr(name), did_you_mean(name, ENTRIES)
-            )
+        catalogue_entry(name)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     finished = []
     for name in names or ENTRIES:
         if begin is not None:
             begin(name)
-        entry = importlib.import_module(ENTRIES[name])
         finished.append(
-            _reproduce_one(name, entry, out / name, quick, n_workers=n_workers, scheduler=scheduler)
+            _reproduce_one(name, out / name, quick, n_workers=n_workers, scheduler=scheduler)
         )
     content = json.dumps(verdict_record(finished), indent=2) + "\n"
     write_whole(out / "verdicts.json", content.encode())
@@ -98,16 +128,25 @@ def verdict_record(reproductions: Sequence[Reproduction]) -> dict[str, Any]:
 
 
 def _reproduce_one(
-    name: str, entry: Any, folder: Path, quick: bool, *, n_workers: int, scheduler: Any
+    name: str, folder: Path, quick: bool, *, n_workers: int, scheduler: Any
 ) -> Reproduction:
     folder.mkdir(exist_ok=True)
     ledger = folder / "ledger.sqlite"
+    entry = catalogue_entry(name)
     study: Study = entry.build_study(quick=quick)
     completion = run(study, ledger, n_workers=n_workers, scheduler=scheduler)
     for suffix in (".nc", ".csv"):
         export(ledger, folder / f"data{suffix}", overwrite=True)
-    write_whole(folder / "figure.svg", _svg(entry.draw, to_xarray(ledger), name))
-    return Reproduction(judge(study, ledger), name, folder, completion.n_failed)
+    status = Status()
+    try:
+        write_whole(folder / "figure.svg", _svg(entry.draw, to_xarray(ledger), name))
+    except Exception as error:  # the other entries and this one's verdicts are still worth having
+        status = Status("failed", f"the figure was not drawn: {type(error).__name__}: {error}")
+    with Ledger(ledger, must_exist=True) as book:
+        seconds = book.seconds()
+    return Reproduction(
+        judge(study, ledger), name, folder, study, quick, completion.n_failed, seconds, status
+    )
 
 
 def _svg(draw: Callable[[Any, Any], None], results: Any, name: str) -> bytes:

@@ -79,4 +79,19 @@ def test_every_entry_builds(name, quick):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_the_claims_hold(name, tmp_path):
     (done,) = reproduce([name], out=tmp_path, quick=True)
-    assert {v.verdict for v in done.verdicts} == {"agrees"}, done.verdicts
+    assert done.status.is_ok, done.status
+    for claim, verdict in zip(done.study.claims, done.verdicts, strict=True):
+        assert verdict.verdict == ("disagrees" if claim.refuted else "agrees"), verdict
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_stop_the_rest(
+    small_catalogue, tmp_path, monkeypatch
+):
+    def fail(figure, results):
+        raise KeyError("no such variable")
+
+    monkeypatch.setattr(sys.modules["a_small_entry"], "draw", fail)
+    (done,) = reproduce(out=tmp_path, quick=True)
+    assert done.status.code == "failed"
+    assert "no such variable" in done.status.message
+    assert [v.verdict for v in done.verdicts] == ["agrees"]

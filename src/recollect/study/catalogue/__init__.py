@@ -4,6 +4,9 @@ A file defines `build_study(*, quick) -> Study` and `draw(figure, results)`, whi
 figure from the study's results. It is imported when its entry is run.
 """
 
+# What a quick run of one figure may take on one core: all of them stay under ten minutes on two.
+QUICK_SECONDS = 20
+
 ENTRIES: dict[str, str] = {
     "exponential-sums": "recollect.study.catalogue._exponential_sums",
     "curse-map": "recollect.study.catalogue._curse_map",

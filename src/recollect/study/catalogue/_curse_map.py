@@ -106,6 +106,8 @@ def draw(figure: Any, results: Any) -> None:
     for label, widths in lines.items():
         middle.loglog(1 / np.array(omegas), widths, marker="o", markersize=3, label=label)
     left.set(xlabel="width", ylabel="L1 error")
+    middle.set_xticks(1 / np.array(omegas), [f"{1 / omega:.2g}" for omega in omegas], minor=False)
+    middle.set_xticks([], minor=True)
     middle.set(xlabel="1/ω", ylabel=f"width for an error of {_ERROR}")
     right.set(xlabel="L1 error", ylabel="slowest rate")
     left.legend(frameon=False, fontsize="x-small")

@@ -1,0 +1,174 @@
+"""What the catalogue found, as one page: claims with verdicts, figures with their data and code."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.metadata
+import importlib.resources
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+from recollect.report._diagnosis_page import number
+from recollect.report._svg import figure, style, svg
+from recollect.study import Reproduction, Verdict
+from recollect.study._reproduce import verdict_record
+from recollect.study.catalogue import QUICK_SECONDS
+
+_LARGEST_EMBEDDED = 200_000  # bytes of CSV; more is linked
+_PAPERS = {
+    "A": "Li, Han, E, Li: On the curse of memory in recurrent neural networks (2021)",
+    "B": "Wang, Li, Li: Inverse approximation theory for nonlinear recurrent neural networks (2024)",
+    "C": "Cayci, Eryilmaz: Convergence of gradient descent for recurrent neural networks (2024)",
+}
+
+
+def write_reproduction(reproductions: Sequence[Reproduction], out: str | Path) -> Path:
+    """Writes `index.html` beside the entries' folders, all or nothing, and returns its path.
+
+    Args:
+        reproductions: what `study.reproduce` returned.
+        out: the folder it was given.
+    """
+    path = Path(out) / "index.html"
+    fresh = path.with_name(".index.html")
+    fresh.write_text(reproduction_page(reproductions), encoding="utf-8")
+    fresh.replace(path)
+    return path
+
+
+def verdicts_json(reproductions: Sequence[Reproduction]) -> str:
+    """Returns the verdicts on all claims as one JSON object, indented."""
+    return json.dumps(verdict_record(reproductions), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def reproduction_page(reproductions: Sequence[Reproduction]) -> str:
+    """Returns claims, verdicts and figures as one self-contained HTML page.
+
+    Args:
+        reproductions: what `study.reproduce` returned.
+    """
+    style_sheet = importlib.resources.files("recollect.report").joinpath("_page.css").read_text()
+    title = "What three papers claim, and what was measured"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style_sheet}</style></head><body>
+<header><h1>{title}</h1>{_sources(reproductions)}</header>
+<main>
+<div class="verdict">{_cards(reproductions)}</div>
+<section><h2>Claims</h2>{_claims(reproductions)}</section>
+{"".join(_entry(entry) for entry in reproductions)}
+</main>
+<footer><p class="muted">Made by {html.escape(_versions())}.</p></footer>
+</body></html>
+"""
+
+
+def _sources(reproductions: Sequence[Reproduction]) -> str:
+    used = sorted({entry.study.paper for entry in reproductions})
+    lines = (f"{paper}: {_PAPERS[paper]}" for paper in used if paper in _PAPERS)
+    return f'<p class="muted">{"<br>".join(map(html.escape, lines))}</p>'
+
+
+def _cards(reproductions: Sequence[Reproduction]) -> str:
+    verdicts = [verdict.verdict for entry in reproductions for verdict in entry.verdicts]
+    cards = [
+        (str(verdicts.count("agrees")), "claims agree"),
+        (str(verdicts.count("disagrees")), "claims disagree"),
+    ]
+    cards.append((str(verdicts.count("undecided")), "undecided"))
+    cards.append((_duration(sum(entry.seconds for entry in reproductions)), "of computing"))
+    return "".join(f"<div><b>{value}</b><span>{words}</span></div>" for value, words in cards)
+
+
+def _claims(reproductions: Sequence[Reproduction]) -> str:
+    rows = "".join(_claim_row(entry, v) for entry in reproductions for v in entry.verdicts)
+    head = "<tr><th>claim</th><th>paper</th><th>expected</th><th>measured</th><th>verdict</th></tr>"
+    return f'<div class="scroll"><table class="claims"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _claim_row(entry: Reproduction, verdict: Verdict) -> str:
+    relation = {"equal": "", "at_most": "≤ ", "at_least": "≥ "}[verdict.relation]
+    tolerance = f" ± {number(verdict.tolerance, 2)}" if verdict.tolerance else ""
+    measured = number(verdict.measured)
+    if verdict.measured_stderr:
+        measured += f" ± {number(verdict.measured_stderr, 2)}"
+    place = f"{verdict.paper}, {verdict.figure}" if verdict.figure else verdict.paper
+    return (
+        f'<tr class="{verdict.verdict}"><td><a href="#{entry.name}">{html.escape(verdict.claim)}</a>'
+        f'<br><span class="muted">{html.escape(verdict.reason)}</span></td>'
+        f"<td>{html.escape(place)}</td>"
+        f"<td>{relation}{number(verdict.expected)}{tolerance}</td>"
+        f"<td>{measured}</td><td>{verdict.verdict}</td></tr>"
+    )
+
+
+def _entry(entry: Reproduction) -> str:
+    study = entry.study
+    n_seeds = len(study.seed_values)
+    facts = (
+        f"Paper {study.paper}. {study.n_trials} trials"
+        + (f", seeds {study.seed_values[0]} to {study.seed_values[-1]}" if n_seeds > 1 else "")
+        + (f", {entry.n_failed} failed" if entry.n_failed else "")
+        + f", {_duration(entry.seconds)} of computing, {'quick' if entry.quick else 'full'} grid."
+        + (f" Over the budget of {QUICK_SECONDS} s." if entry.is_over_budget else "")
+    )
+    failed = (
+        "" if entry.status.is_ok else f'<div class="note">{html.escape(entry.status.message)}</div>'
+    )
+    return (
+        f'<section id="{entry.name}"><h2>{html.escape(study.figure[:1].upper() + study.figure[1:])}</h2>'
+        f"{failed or _drawn(entry)}"
+        f'<p class="muted">{html.escape(facts)} {_data_link(entry)}</p>'
+        f"<details><summary>The Python that makes it</summary><pre>{html.escape(_code(entry))}</pre>"
+        "</details></section>"
+    )
+
+
+def _drawn(entry: Reproduction) -> str:
+    with style():
+        drawn = figure(7.2, 4.2)
+        entry.draw(drawn)
+    caption = "; ".join(verdict.claim.rstrip(".") for verdict in entry.verdicts)
+    return (
+        f'<figure><div class="plot">{svg(drawn, entry.name, caption)}</div>'
+        f"<figcaption>{html.escape(entry.name)}</figcaption></figure>"
+    )
+
+
+def _data_link(entry: Reproduction) -> str:
+    path = entry.folder / "data.csv"
+    if path.stat().st_size > _LARGEST_EMBEDDED:
+        return f'<a href="{entry.name}/data.csv">Its data (CSV)</a>'
+    content = base64.b64encode(path.read_bytes()).decode()
+    name = f"{entry.name}.csv"
+    return f'<a download="{name}" href="data:text/csv;base64,{content}">Its data (CSV)</a>'
+
+
+def _code(entry: Reproduction) -> str:
+    name, quick = entry.name, entry.quick
+    return f"""from matplotlib.figure import Figure
+from recollect import study
+
+entry = study.catalogue_entry("{name}")
+sweep = entry.build_study(quick={quick})
+study.run(sweep, "{name}.sqlite")
+figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+entry.draw(figure, study.to_xarray("{name}.sqlite"))
+figure.savefig("{name}.svg")
+print(*study.judge(sweep, "{name}.sqlite"), sep="\\n")"""
+
+
+def _versions() -> str:
+    packages = ("recollect", "jax", "numpy", "scipy")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([*versions, f"Python {platform.python_version()}", platform.machine()])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,131 @@
+"""The page of the reproduction, read as text and opened in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from recollect.report import reproduction_page, verdicts_json, write_reproduction
+from recollect.study import Claim, Study, _reproduce, product, reproduce
+
+
+def parabola(slope):
+    return {"y": np.linspace(-1, 1, 50) ** 2 * slope}
+
+
+def build_study(*, quick):
+    claims = (
+        Claim("Steep <enough>.", lambda r: float(r.y.max()), 2.0, 0.1, "exact"),
+        Claim(
+            "Never negative.",
+            lambda r: float(r.y.min()),
+            1.0,
+            0,
+            "x",
+            "at_least",
+            refuted="it is 0",
+        ),
+        Claim("Unknowable.", lambda r: None, 0, 0, "x"),
+    )
+    return Study(
+        "parabola", parabola, product(slope=[1.0, 2.0]), claims=claims, figure="a curve", paper="A"
+    )
+
+
+def draw(figure, results):
+    axes = figure.subplots(1, 2)
+    for ax in axes:
+        ax.plot(results.y.values.T)
+        ax.set(xlabel="x", ylabel="y")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    module = types.ModuleType("a_drawn_entry")
+    module.build_study, module.draw = build_study, draw  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "a_drawn_entry", module)
+        patch.setattr(_reproduce, "ENTRIES", {"parabola": "a_drawn_entry"})
+        out = tmp_path_factory.mktemp("reproduction")
+        found = reproduce(out=out, quick=True)
+        write_reproduction(found, out)
+    return found, (out / "index.html").read_text("utf-8")
+
+
+def test_every_claim_has_a_row_with_its_verdict(done):
+    _, page = done
+    rows = re.findall(r'<tr class="(\w+)">', page)
+    assert rows == ["agrees", "disagrees", "undecided"]
+    assert "Steep &lt;enough&gt;." in page
+    assert "it is 0" in page
+    assert "2 trials" in page
+    assert not re.search(r'(src|href)="(?!#|data:)', page), "the page must need nothing else"
+
+
+def test_the_verdicts_are_one_json_object(done):
+    found, _ = done
+    record = json.loads(verdicts_json(found))
+    assert record["schema"] == "recollect.verdicts"
+    assert [v["verdict"] for v in record["verdicts"]] == ["agrees", "disagrees", "undecided"]
+
+
+def test_the_code_shown_draws_the_figure(done, tmp_path, monkeypatch):
+    _, page = done
+    match = re.search(r"<pre>(.*?)</pre>", page, re.S)
+    assert match
+    code = html.unescape(match[1])
+    assert len(code.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "a_drawn_entry", sys.modules[__name__])
+    monkeypatch.setattr(_reproduce, "ENTRIES", {"parabola": "a_drawn_entry"})
+    exec(compile(code, "page", "exec"), {})
+    assert (tmp_path / "parabola.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_browser_shows_every_figure_and_nothing_overflows(done, tmp_path, width):
+    _, page = done
+    assert measure_in_browser(page, width, tmp_path) == {"figures": 1, "drawn": 1, "overflow": 0}
+
+
+def measure_in_browser(page, width, folder):
+    """Returns how many figures the page has and shows, and by how many pixels it is too wide."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no headless chromium here")
+    frame = folder / "frame.html"
+    frame.write_text(
+        f'<iframe width="{width}" height="900" srcdoc="{html.escape(page)}"></iframe>'
+        """<pre id="found"></pre><script>onload = () => {
+        const inner = document.querySelector("iframe").contentDocument;
+        const figures = [...inner.querySelectorAll("figure svg")];
+        const drawn = figures.filter(f => f.getBoundingClientRect().height > 100
+            && f.querySelectorAll("path").length > 5 && f.querySelectorAll("text").length > 2);
+        const root = inner.documentElement;
+        document.getElementById("found").textContent = JSON.stringify({figures: figures.length,
+            drawn: drawn.length, overflow: Math.max(0, root.scrollWidth - root.clientWidth)});
+        };</script>""",
+        encoding="utf-8",
+    )
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync --dump-dom"
+    finished = subprocess.run(
+        [browser, *options.split(), f"--user-data-dir={folder / 'profile'}", frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = re.search(r'<pre id="found">(.*?)</pre>', finished.stdout)
+    assert found, finished.stderr[-2000:]
+    return json.loads(html.unescape(found[1]))
+
+
+def test_the_page_of_nothing_is_a_page():
+    assert reproduction_page(()).startswith("<!doctype html>")
