@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from recollect.training._general import (
+    PlateauLength,
+    TrainingEnsemble,
+    measure_plateau_length,
+    train_ensemble,
+)
 from recollect.training._momentum import (
     MomentumPath,
     QuadraticEscape,
@@ -12,8 +18,12 @@ from recollect.training._momentum import (
 
 __all__ = [
     "MomentumPath",
+    "PlateauLength",
     "QuadraticEscape",
+    "TrainingEnsemble",
+    "measure_plateau_length",
     "predict_momentum_gain",
     "predict_quadratic_escape",
     "solve_momentum_flow",
+    "train_ensemble",
 ]

@@ -256,7 +256,7 @@ def solve_momentum_flow(
     )
     path_a, path_w = found.y[:m].T, found.y[m:n].T
     losses = np.asarray(loss(path_a, np.maximum(path_w, 1e-12)))
-    stats = {"n_evaluations": int(found.nfev), "n_hessians": int(found.njev)}
+    stats = {"n_evaluations": float(found.nfev), "n_hessians": float(found.njev)}
     escape, status = math.inf, Status("infinite", f"no escape within {flow_time:g}")
     if found.status == 1:
         escape, status = float(found.t_events[0][0]), Status()
@@ -302,8 +302,9 @@ def _first_crossing(
     before = 0.0
     for t in np.concatenate([early, late]):
         if moved(t) >= gap:
-            return float(
-                scipy.optimize.brentq(lambda s: moved(s) - gap, before, t, xtol=1e-300, rtol=1e-14)
+            root: Any = scipy.optimize.brentq(
+                lambda s: moved(s) - gap, before, t, xtol=1e-300, rtol=np.float64(1e-14)
             )
+            return float(root)
         before = float(t)
     return None
