@@ -143,6 +143,8 @@ def _real(argument: str, value: Any, expected: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise wrong_type(argument, expected, _kind(value)) from None
+    except OverflowError:
+        raise invalid(argument, expected, "a whole number beyond float64") from None
 
 
 def _kind(value: Any) -> str:

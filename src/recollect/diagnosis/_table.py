@@ -167,9 +167,10 @@ class Table:
             for name in names:
                 try:
                     values = np.squeeze(archive[name])
-                except ValueError as error:
+                except Exception as error:  # a damaged archive fails in a dozen ways
+                    reason = " ".join(str(error).split())[:200]
                     raise invalid(
-                        "DATA", "arrays of numbers", f"{name!r} in {self.path.name} ({error})"
+                        "DATA", "arrays of numbers", f"{name!r} in {self.path.name} ({reason})"
                     ) from None
                 if values.ndim != 1:
                     raise invalid(
