@@ -116,8 +116,8 @@ def measure_capacity(
     features = _features(functional, series[:, None], read, dt)
     if not np.isfinite(features).all():
         raise invalid("functional", "finite states", "NaN or infinity")
-    n_delays = 2 * features.shape[1] if n_delays is None else require_count("n_delays", n_delays)
-    first = max(n_washout, n_delays - 1)
+    n_asked = require_count("n_delays", n_delays or 2 * features.shape[1])
+    first = max(n_washout, n_asked - 1)
     n_used = len(series) - first
     split = n_used if score != "test" else n_used - round(0.2 * len(series))
     if split < 2 * features.shape[1] + 8:
@@ -127,7 +127,7 @@ def measure_capacity(
             split,
             "lengthen the input",
         )
-    targets = np.stack([series[first - k : len(series) - k] for k in range(n_delays)], axis=1)
+    targets = np.stack([series[first - k : len(series) - k] for k in range(n_asked)], axis=1)
     return _capacity(features[first:], targets, split, ridge, score)
 
 
@@ -196,7 +196,7 @@ def _features(
     leaves = jax.tree.leaves(functional.states(signal, dt=dt))
     columns: list[np.ndarray] = []
     for leaf in leaves:
-        values = np.asarray(leaf).reshape(len(signal), -1)
+        values: Any = np.asarray(leaf).reshape(len(signal), -1)
         columns += [values.real, values.imag] if np.iscomplexobj(values) else [values]
     return np.concatenate(columns, axis=1).astype(np.float64)
 

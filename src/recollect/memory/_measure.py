@@ -42,7 +42,6 @@ _OWNER = "measure_memory"
 _FRACTIONS = (0.5, 0.9, 0.95)
 _FORGOTTEN = 1e-3
 _MOST_SLOPES = 64
-_N_CONTROL_LAGS = 6
 _N_BLIND_STEPS = 12
 
 
@@ -206,7 +205,7 @@ def measure_memory(
     require_choice("normalisation", normalisation, ("gain", "bounded"))
     require_choice("probe", probe, PROBES)
     n_restarts = require_count("n_restarts", n_restarts, minimum=0)
-    n_settle = int(round(require_nonnegative("settle", settle) / dt))
+    n_settle = round(require_nonnegative("settle", settle) / dt)
     rng = np.random.default_rng(require_count("key", key, minimum=0))
     if horizon < dt:
         raise invalid("horizon", f"at least one step, dt = {dt}", horizon)
@@ -518,7 +517,7 @@ def _climb(
 
     rounds = []
     for round_ in range(n_restarts):
-        pairs = control_pairs(found, _N_CONTROL_LAGS)
+        pairs = control_pairs(found, shift=0.5 * (round_ % 2))
         if not len(pairs):
             break
         lags, outputs = pairs.T

@@ -47,8 +47,7 @@ class _TorchBox(AbstractFunctional):
             values = torch.from_numpy(np.ascontiguousarray(signals))
             values = values if self.is_double else values.float()
             output = self.function(values if self.is_batch_first else values.transpose(0, 1))
-            while isinstance(output, (tuple, list)):
-                output = output[0]
+            output = _first(output)
             output = output if self.is_batch_first else output.transpose(0, 1)
             array = output.double().cpu().numpy()
         if array.ndim == 2 and array.shape == signals.shape[:2]:
@@ -111,9 +110,8 @@ def from_torch(
         zeros = torch.zeros(1, 2, n_inputs, dtype=torch.float64 if is_double else torch.float32)
         with torch.no_grad():
             output = function(zeros if batch_first else zeros.transpose(0, 1))
-        while isinstance(output, (tuple, list)):
-            output = output[0]
-        n_outputs = output.shape[-1] if output.ndim == 3 else 1
+        shape = np.shape(_first(output))
+        n_outputs = shape[-1] if len(shape) == 3 else 1
     return _TorchBox(
         function=function,
         is_batch_first=batch_first,
@@ -121,6 +119,12 @@ def from_torch(
         n_inputs=n_inputs,
         n_outputs=require_count("n_outputs", n_outputs),
     )
+
+
+def _first(output: Any) -> Any:
+    while isinstance(output, (tuple, list)):
+        output = output[0]
+    return output
 
 
 def require_functional(functional: Any) -> AbstractFunctional:
@@ -200,8 +204,10 @@ def responses(
             # The last chunk is filled up so that one compiled program serves all.
             chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - n_asked, axis=0)])
             outputs = in_float64(_respond)(functional, chunk, dt)[:n_asked]
-        else:
+        elif batched is not None:
             outputs = np.asarray(batched(chunk), dtype=np.float64)
+        else:
+            continue
         yield slice(start, start + n_asked), outputs
 
 

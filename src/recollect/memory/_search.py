@@ -17,6 +17,8 @@ from recollect.memory._probes import chunk_size
 
 _N_STEPS = 24
 _MOST_STARTS = 24
+_FEWEST_LAGS = 6
+_LONG = 4096
 _MOST_FORWARD = 32
 _SMALLEST = 1e-300
 
@@ -47,10 +49,16 @@ class Envelope:
         )
 
 
-def control_pairs(envelope: Envelope, lags_wanted: int) -> np.ndarray:
-    """Returns (lag, output) pairs at which the ascent aims, shape (pair, 2)."""
+def control_pairs(envelope: Envelope, *, shift: float = 0.0) -> np.ndarray:
+    """Returns (lag, output) pairs at which the ascent aims, shape (pair, 2).
+
+    Lags grow in proportion; `shift`, a fraction of their distance, moves those between the ends.
+    """
     n_lags, n_outputs = envelope.memory.shape
-    lags = np.unique(np.geomspace(1, n_lags, lags_wanted).round().astype(int) - 1)
+    n_wanted = _FEWEST_LAGS if n_lags > _LONG else max(_FEWEST_LAGS, _MOST_STARTS // n_outputs)
+    places = np.clip(np.arange(n_wanted) + shift, 0, n_wanted - 1) / (n_wanted - 1)
+    lags = np.unique(((n_lags + 1.0) ** places).round().astype(int) - 1)
+    lags = np.unique(np.minimum(lags, n_lags - 1))
     n_each = max(1, _MOST_STARTS // len(lags))
     pairs = []
     for place, lag in enumerate(lags):
