@@ -12,6 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import typer.main
 
 from recollect import cli, models, study, targets
 from recollect.diagnosis import read_measurements
@@ -330,6 +331,8 @@ COMMANDS = (
 @sizes("command")
 def test_command_lines(cases, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # Typer reads the signatures anew for every call: once is enough here.
+    monkeypatch.setattr(cli, "app", typer.main.get_command(cli.app))
     table = tmp_path / "table.csv"
     table.write_text(TABLE)
     for case in cases:
