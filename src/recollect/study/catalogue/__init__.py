@@ -10,4 +10,8 @@ QUICK_SECONDS = 20
 ENTRIES: dict[str, str] = {
     "exponential-sums": "recollect.study.catalogue._exponential_sums",
     "curse-map": "recollect.study.catalogue._curse_map",
+    "figure-1a": "recollect.study.catalogue._figure_one_sum",
+    "figure-1b": "recollect.study.catalogue._figure_one_airy",
+    "figure-1c": "recollect.study.catalogue._figure_one_lorenz",
+    "figure-4": "recollect.study.catalogue._figure_four",
 }
