@@ -202,6 +202,50 @@ def fit(
 
 
 @app.command()
+def measure(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="module:attribute, or a saved model.")
+    ],
+    dt: Annotated[float, typer.Option(help="Time step of the model's signals.")] = 1.0,
+    horizon: Annotated[
+        float | None, typer.Option(help="Longest lag; chosen from the time scales if not given.")
+    ] = None,
+    inputs: Annotated[
+        int | None, typer.Option(help="Input channels of a callable that does not say.")
+    ] = None,
+    trained_on: Annotated[
+        float | None, typer.Option(help="Length of the training sequences, to compare with.")
+    ] = None,
+    normalisation: Annotated[
+        str, typer.Option(help="gain (per unit input) or bounded (per 1 + input).")
+    ] = "gain",
+    unit: Annotated[str, typer.Option(help="Name of the unit of time.")] = "steps",
+    json: _Json = False,
+) -> None:
+    """Measure a model: its memory, its time scales and its distance to instability, per layer.
+
+    An existing file wins over a module. Takes our models, any NumPy callable (time, in) to (time,
+    out), and torch modules; a function without arguments is called to make the model.
+
+    Example: recollect measure my_package.models:gru --trained-on 500
+    """
+    from recollect.diagnosis import _measure_command
+
+    with _progress(json) as progress:
+        report = _measure_command.measure_text(
+            model,
+            dt=dt,
+            horizon=horizon,
+            n_inputs=inputs,
+            trained_on=trained_on,
+            normalisation=normalisation,
+            unit=unit,
+            progress=progress,
+        )
+    print(_measure_command.as_json(report) if json else "\n".join(report.summary()))
+
+
+@app.command()
 def reproduce(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Catalogue entries; none: all.")

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.diagnosis._baselines import Score
+    from recollect.diagnosis._layers import (
+        LayerReport,
+        ModelReport,
+        Spectrum,
+        measure_model,
+        measure_spectrum,
+    )
     from recollect.diagnosis._measurements import Measurements, read_measurements
     from recollect.diagnosis._pipeline import demonstrate, diagnose
     from recollect.diagnosis._result import Diagnosis, HeldOut
@@ -15,20 +22,30 @@ if TYPE_CHECKING:
 _HOME = {
     "Diagnosis": "_result",
     "HeldOut": "_result",
+    "LayerReport": "_layers",
     "Measurements": "_measurements",
+    "ModelReport": "_layers",
     "Score": "_baselines",
+    "Spectrum": "_layers",
     "demonstrate": "_pipeline",
     "diagnose": "_pipeline",
+    "measure_model": "_layers",
+    "measure_spectrum": "_layers",
     "read_measurements": "_measurements",
 }
 
 __all__ = [
     "Diagnosis",
     "HeldOut",
+    "LayerReport",
     "Measurements",
+    "ModelReport",
     "Score",
+    "Spectrum",
     "demonstrate",
     "diagnose",
+    "measure_model",
+    "measure_spectrum",
     "read_measurements",
 ]
 

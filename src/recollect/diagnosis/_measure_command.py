@@ -1,0 +1,120 @@
+"""`recollect measure`: a model by name or file in, what it remembers as JSON or ten lines out."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recollect._core._check import did_you_mean, invalid
+
+if TYPE_CHECKING:
+    from recollect.diagnosis._layers import ModelReport
+
+
+def measure_text(
+    text: str,
+    *,
+    dt: float,
+    horizon: float | None,
+    n_inputs: int | None,
+    trained_on: float | None,
+    normalisation: str,
+    unit: str,
+    progress: Callable[[str], None],
+) -> ModelReport:
+    """Returns the report on a saved model (an existing path wins) or on `module:attribute`."""
+    _refuse_nonpositive(dt=dt, horizon=horizon, trained_on=trained_on)
+    model = read_model(text)
+    from recollect.diagnosis._layers import measure_model
+
+    return measure_model(
+        model,
+        dt=dt,
+        horizon=horizon,
+        n_inputs=n_inputs,
+        trained_on=trained_on,
+        normalisation=normalisation,
+        unit=unit,
+        progress=progress,
+    )
+
+
+def read_model(text: str) -> Any:
+    """Returns the model a text names: a file written by `recollect.save`, or `module:attribute`.
+
+    A function without required arguments is called: it makes the model.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise invalid("MODEL", "a saved model or module:attribute", f"the directory {text!r}")
+    if path.exists() or path.with_name(path.name + ".safetensors").exists():
+        if path.exists() and path.suffix not in (".json", ".safetensors"):
+            raise invalid("MODEL", "a .safetensors or .json file", repr(text))
+        from recollect.models import load
+
+        return load(path)
+    module_name, colon, attribute = text.rpartition(":")
+    if not colon or not module_name or not attribute:
+        raise invalid(
+            "MODEL",
+            "an existing file or module:attribute",
+            repr(text),
+            "write package.module:name for a model in Python",
+        )
+    module = _import(module_name)
+    model: Any = module
+    for name in attribute.split("."):
+        if not hasattr(model, name):
+            known = [n for n in dir(model) if not n.startswith("_")]
+            raise invalid(
+                "MODEL", f"an attribute of {module_name}", repr(name), did_you_mean(name, known)
+            )
+        model = getattr(model, name)
+    return model() if _is_factory(model) else model
+
+
+def as_json(report: ModelReport) -> str:
+    """Returns the report as JSON text."""
+    return json.dumps(report.record(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _refuse_nonpositive(**numbers: float | None) -> None:
+    from recollect._core._check import require_positive
+
+    for name, number in numbers.items():
+        if number is not None:
+            require_positive("--" + name.replace("_", "-"), number)
+
+
+def _import(name: str) -> Any:
+    # As `python -m` would: modules beside the user count.
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if missing == name or name.startswith(missing + "."):
+            raise invalid("MODEL", "a module that can be imported", repr(name)) from None
+        raise invalid("MODEL", f"a module {name} that imports", f"no module {missing!r}") from None
+    except Exception as error:
+        kind = type(error).__name__
+        raise invalid("MODEL", f"a module {name} that imports", f"{kind}: {error}") from None
+
+
+def _is_factory(model: Any) -> bool:
+    if not (inspect.isfunction(model) or inspect.isclass(model)):
+        return False
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(p.default is not p.empty or p.kind in variadic for p in parameters)
