@@ -219,6 +219,9 @@ def measure(
     normalisation: Annotated[
         str, typer.Option(help="gain (per unit input) or bounded (per 1 + input).")
     ] = "gain",
+    largest_input: Annotated[
+        float, typer.Option(help="Largest step tried in the search for the memory.")
+    ] = 1e3,
     unit: Annotated[str, typer.Option(help="Name of the unit of time.")] = "steps",
     json: _Json = False,
 ) -> None:
@@ -239,6 +242,7 @@ def measure(
             n_inputs=inputs,
             trained_on=trained_on,
             normalisation=normalisation,
+            largest_input=largest_input,
             unit=unit,
             progress=progress,
         )

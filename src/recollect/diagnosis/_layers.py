@@ -117,6 +117,8 @@ class LayerReport:
     @property
     def reach(self) -> tuple[float, float, float]:
         """t50, t90, t95: from the law where one is decided, else seen in the window."""
+        if _grows(self.memory):
+            return math.inf, math.inf, math.inf
         if self.law is not None and self.law.is_decided:
             return self.law.t50.value, self.law.t90.value, self.law.t95.value
         return self.memory.t50, self.memory.t90, self.memory.t95
@@ -165,7 +167,7 @@ class ModelReport:
         if self.map is not None and not self.map.is_time_homogeneous:
             lines.append(
                 f"homogeneity:  memory depends on when the input came (by {self.map.spread:.0%} of "
-                "its largest)"
+                "its largest); the largest over all is shown"
             )
         spectra = [(place, r.spectrum) for place, r in enumerate(self.layers or (whole,))]
         spectra = [(place, s) for place, s in spectra if s is not None]
@@ -248,6 +250,7 @@ def measure_model(
     n_inputs: int | None = None,
     trained_on: float | None = None,
     normalisation: str = "gain",
+    largest_input: float = 1e3,
     n_restarts: int = 1,
     unit: str = "steps",
     progress: Callable[[str], None] = lambda _: None,
@@ -266,6 +269,8 @@ def measure_model(
         n_inputs: input channels of a callable or module that does not say.
         trained_on: length of the training sequences, in the unit of dt.
         normalisation: of the memory function, see `memory.measure_memory`.
+        largest_input: largest step tried; gated networks may hold on for long to inputs much
+            larger than any they will see.
         n_restarts: rounds of ascent in the search for the supremum.
         unit: name of the unit of time.
         progress: told what is being done.
@@ -294,7 +299,12 @@ def measure_model(
     def report(name: str, part: AbstractFunctional, spectrum: Spectrum | None) -> LayerReport:
         progress(f"memory of {name}")
         profile = measure_memory(
-            part, dt=dt, horizon=horizon, normalisation=normalisation, n_restarts=n_restarts
+            part,
+            dt=dt,
+            horizon=horizon,
+            normalisation=normalisation,
+            n_restarts=n_restarts,
+            magnitudes=largest_input * np.geomspace(1e-6, 1, 13),
         )
         return _layer_report(name, part, profile, spectrum)
 
@@ -316,8 +326,10 @@ def measure_model(
             dt=dt,
             horizon=min(horizon, _LONGEST_MAP * dt),
             n_starts=4,
-            magnitudes=[0.1, 1.0, 10.0],
+            magnitudes=largest_input * np.geomspace(1e-6, 1, 7),
         )
+        if not memory_map.is_time_homogeneous and whole.status.is_ok:
+            whole = _over_all_starts(whole, functional, memory_map)
     rooms = [(s.float32_room, place) for place, s in enumerate(spectra) if s is not None]
     unstable = [s for s in spectra if s is not None and s.margin <= 0]
     status = whole.status
@@ -529,7 +541,7 @@ def _layer_report(
     name: str, part: AbstractFunctional, profile: MemoryProfile, spectrum: Spectrum | None
 ) -> LayerReport:
     law, status = None, profile.status
-    if status.is_ok and profile.memory.any() and len(profile.lags) >= 4:
+    if status.is_ok and not _grows(profile) and profile.memory.any() and len(profile.lags) >= 4:
         try:
             law = estimate_law(profile, n_draws=64)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
@@ -551,6 +563,22 @@ def _layer_report(
     )
 
 
+def _over_all_starts(
+    report: LayerReport, functional: AbstractFunctional, found: MemoryMap
+) -> LayerReport:
+    """Returns the report with the largest memory over when the input came."""
+    profile = dataclasses.replace(
+        report.memory,
+        memory=found.memory.max(axis=0),
+        lags=found.lags,
+        directions=report.memory.directions[: len(found.lags)],
+        magnitudes=report.memory.magnitudes[: len(found.lags)],
+        convergence=None,
+        warnings=(),
+    )
+    return _layer_report(report.name, functional, profile, report.spectrum)
+
+
 def _name(part: AbstractFunctional) -> str:
     inner = getattr(part, "function", None)
     if inner is not None:
@@ -558,7 +586,13 @@ def _name(part: AbstractFunctional) -> str:
     return type(part).__name__
 
 
+def _grows(profile: MemoryProfile) -> bool:
+    return any(w.code == "diverged" for w in profile.warnings)
+
+
 def _reach_words(layer: LayerReport, unit: str) -> str:
+    if _grows(layer.memory):
+        return "grows with the lag: no end"
     if not layer.memory.memory.any():
         return "none: the output does not depend on the input"
     t50, t90, t95 = layer.reach

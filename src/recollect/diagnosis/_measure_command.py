@@ -25,11 +25,12 @@ def measure_text(
     n_inputs: int | None,
     trained_on: float | None,
     normalisation: str,
+    largest_input: float,
     unit: str,
     progress: Callable[[str], None],
 ) -> ModelReport:
     """Returns the report on a saved model (an existing path wins) or on `module:attribute`."""
-    _refuse_nonpositive(dt=dt, horizon=horizon, trained_on=trained_on)
+    _refuse_nonpositive(dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input)
     model = read_model(text)
     from recollect.diagnosis._layers import measure_model
 
@@ -40,6 +41,7 @@ def measure_text(
         n_inputs=n_inputs,
         trained_on=trained_on,
         normalisation=normalisation,
+        largest_input=largest_input,
         unit=unit,
         progress=progress,
     )

@@ -1,0 +1,203 @@
+"""`recollect measure` and the report behind it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from recollect import memory, models
+from recollect.cli import main
+from recollect.diagnosis import measure_model, measure_spectrum
+
+MODELS = """
+import numpy as np
+from recollect import models
+
+rates = np.geomspace(0.02, 1, 6)
+linear = models.DiagonalRNN(rates, rates[:, None], np.ones((1, 6)) / 6)
+
+
+def stack():
+    layer = models.StateSpaceLayer(linear, [[1.0]], activation="tanh")
+    exponential = models.DiagonalRNN(
+        rates / 10, rates[:, None], np.ones((1, 6)), reparam=models.Exponential()
+    )
+    return models.Stack([layer, models.StateSpaceLayer(exponential, [[1.0]], activation="tanh")])
+
+
+def ahead(u):
+    return np.concatenate([u[3:], np.zeros((3, 1))])
+
+
+def mean(u):
+    return np.cumsum(u, axis=0) / np.arange(1, len(u) + 1)[:, None]
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "some_models.py").write_text(MODELS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "some_models"
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main(["measure", *arguments])
+    out, err = capsys.readouterr()
+    return exit_.value.code, out, err
+
+
+def test_a_linear_model_is_measured_exactly(module, capsys):
+    code, out, err = call(capsys, f"{module}:linear", "--json")
+    assert code == 0
+    assert err == ""
+    record = json.loads(out)
+    assert (record["schema"], record["version"], record["unit"]) == (
+        "recollect.measure",
+        1,
+        "steps",
+    )
+    spectrum = record["model"]["spectrum"]
+    rates = np.geomspace(0.02, 1, 6)
+    np.testing.assert_allclose(spectrum["timescales"], 1 / rates, rtol=1e-12)
+    assert spectrum["margin"] == pytest.approx(-np.expm1(-0.02), rel=1e-12)
+    assert spectrum["weight_margin"] == pytest.approx(0.02, rel=1e-6)
+    assert spectrum["slowest_rate"] == pytest.approx(0.02, rel=1e-12)
+    found = record["model"]["memory"]
+    assert not found["is_lower_estimate"]
+    kernel = (rates * np.exp(-rates * np.array(found["lags"])[:, None])).sum(axis=1) / 6
+    np.testing.assert_allclose(np.array(found["values"])[:, 0], kernel, rtol=1e-10)
+    assert found["law"] == "exponential"
+
+
+def test_a_stack_is_measured_layer_by_layer(module, capsys):
+    code, out, _ = call(capsys, f"{module}:stack", "--trained-on", "30", "--horizon", "400")
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) <= 14
+    assert any(line.startswith("layer 1:") for line in lines)
+    assert "trained on 30 steps, remembers" in out
+    assert "untested" in out
+    assert "no change of the trained rate weights makes it unstable (layer 1)" in out
+
+
+def test_a_saved_model_wins_over_a_module(module, tmp_path, capsys):
+    models.save(models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0), tmp_path / "net")
+    for name in ("net", "net.json", "net.safetensors"):
+        code, out, _ = call(capsys, name, "--horizon", "40")
+        assert code == 0
+        assert "LinearRNN" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["some_models:nope"], "attribute of some_models"),
+        (["no_such_module:x"], "module that can be imported"),
+        (["plain"], "module:attribute"),
+        (["some_models:number"], "a functional, a callable or a module"),
+        (["some_models:ahead"], r"3 step(s)"),
+        (["some_models:linear", "--dt", "0"], "--dt"),
+        (["some_models:linear", "--horizon", "-1"], "--horizon"),
+        (["some_models:linear", "--normalisation", "x"], "normalisation"),
+        (["."], "directory"),
+    ],
+)
+def test_errors_are_one_line(module, capsys, arguments, words):
+    code, out, err = call(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+def test_a_model_that_is_not_time_homogeneous_says_so(module, capsys):
+    code, out, _ = call(capsys, f"{module}:mean")
+    assert code == 0
+    assert "depends on when the input came" in out
+
+
+def test_the_spectrum_of_a_nonlinear_layer_is_its_derivative_at_rest():
+    rng = np.random.default_rng(0)
+    W, U, b = 0.4 * rng.standard_normal((5, 5)), np.ones((5, 1)), rng.standard_normal(5)
+    layer = models.ElmanRNN(W, U, np.ones((1, 5)), b)
+    state = np.zeros(5)
+    for _ in range(512):
+        state = np.tanh(W @ state + b)
+    expected = np.linalg.eigvals((1 - state**2)[:, None] * W)
+    found = measure_spectrum(layer)
+    np.testing.assert_allclose(
+        np.sort(np.abs(found.multipliers)), np.sort(np.abs(expected)), rtol=1e-9
+    )
+    assert found.margin == pytest.approx(1 - np.abs(expected).max(), rel=1e-9)
+
+
+def test_the_matrix_margin_is_the_distance_to_instability():
+    """Of a normal matrix it is the distance of the spectrum from the circle; of others less."""
+    normal = models.LinearRNN(np.diag([0.9, -0.5]), np.ones((2, 1)), np.ones((1, 2)), dt=1.0)
+    assert measure_spectrum(normal).matrix_margin == pytest.approx(0.1, rel=1e-6)
+    A = np.array([[0.5, 50.0], [0.0, 0.5]])
+    skewed = models.LinearRNN(A, np.ones((2, 1)), np.ones((1, 2)), dt=1.0)
+    margin = measure_spectrum(skewed).matrix_margin
+    assert 0 < margin < 0.01
+    left, sizes, right = np.linalg.svd(np.eye(2) - A)
+    moved = A + 1.001 * sizes[-1] * np.outer(left[:, -1], right[-1])
+    assert np.abs(np.linalg.eigvals(moved)).max() >= 1
+    assert margin == pytest.approx(sizes[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reparam", "margin", "room"),
+    [
+        (models.Direct(), 0.1, float(np.finfo(np.float32).max)),
+        (models.Exponential(), np.inf, np.log(float(np.finfo(np.float32).max)) - np.log(2.0)),
+        (models.InverseSquare(), np.inf, np.inf),
+    ],
+)
+def test_weights_may_move_as_far_as_the_parameterisation_allows(reparam, margin, room):
+    rates = np.array([0.1, 0.4, 2.0]) if not np.isinf(room) else np.array([0.1, 0.4, 0.5])
+    model = models.DiagonalRNN(rates, np.ones((3, 1)), np.ones((1, 3)), reparam=reparam)
+    found = measure_spectrum(model)
+    assert found.weight_margin == pytest.approx(margin, rel=1e-6)
+    assert found.weight_room == pytest.approx(room, rel=1e-6)
+
+
+def test_an_unstable_layer_is_named_with_its_overflow():
+    model = models.LinearRNN([[1.1]], [[1.0]], [[1.0]], dt=1.0)
+    report = measure_model(model, horizon=64.0)
+    assert report.status.code == "diverged"
+    time = report.whole.spectrum.overflow_time
+    assert time == pytest.approx(np.log(float(np.finfo(np.float32).max)) / np.log(1.1), rel=1e-9)
+    with np.errstate(over="ignore"):
+        assert np.float32(1.1) ** np.float32(time + 1) == np.inf
+    assert any("grows with the lag" in line for line in report.summary())
+    assert (
+        json.loads(json.dumps(report.record(), allow_nan=False))["model"]["memory"]["t95"] is None
+    )
+
+
+def test_permuted_units_have_the_same_report():
+    rng = np.random.default_rng(4)
+    model = models.initialise_gru(5, n_outputs=1, key=3)
+    order = rng.permutation(5)
+    rows = np.concatenate([order, 5 + order, 10 + order])
+    other = models.GRU(
+        model.input_weights[rows],
+        model.state_weights[np.ix_(rows, order)],
+        model.input_bias[rows],
+        model.state_bias[rows],
+        model.C[:, order],
+    )
+    first, second = (measure_spectrum(m) for m in (model, other))
+    np.testing.assert_allclose(np.abs(first.multipliers), np.abs(second.multipliers), rtol=1e-10)
+    assert first.matrix_margin == pytest.approx(second.matrix_margin, rel=1e-6)
+    grids = [memory.measure_memory(m, dt=1.0, horizon=30.0, n_restarts=0) for m in (model, other)]
+    np.testing.assert_allclose(grids[0].memory, grids[1].memory, atol=1e-13)
