@@ -14,4 +14,7 @@ ENTRIES: dict[str, str] = {
     "figure-1b": "recollect.study.catalogue._figure_one_airy",
     "figure-1c": "recollect.study.catalogue._figure_one_lorenz",
     "figure-4": "recollect.study.catalogue._figure_four",
+    "memory-probes": "recollect.study.catalogue._memory_probes",
+    "periodic-memory": "recollect.study.catalogue._periodic_memory",
+    "lasting-memory": "recollect.study.catalogue._lasting_memory",
 }
