@@ -156,7 +156,7 @@ class MomentumPath:
     """A heavy-ball trajectory on the exact loss, ended by its escape or the end of time.
 
     Attributes:
-        escape_time: first time at which the loss had changed by the gap; infinite if it did not.
+        escape_time: first time at which it had moved by the gap; infinite if it did not.
         times: shape (point,).
         amplitudes: shape (point, width).
         rates: shape (point, width).
@@ -184,9 +184,10 @@ def solve_momentum_flow(
     friction: float | None,
     flow_time: float,
     gap: float = math.inf,
-    rtol: float = 1e-9,
+    quantity: str = "distance",
+    rtol: float = 1e-7,
 ) -> MomentumPath:
-    """Returns the path of `θ'' + γ θ' = -∇J(θ)` from rest, until the loss has changed by `gap`.
+    """Returns the path of `θ'' + γ θ' = -∇J(θ)` from rest, until it has moved by `gap`.
 
     `friction=None` is the gradient flow `θ' = -∇J(θ)` by the same solver, for comparison.
     Implicit Runge-Kutta (Radau) with the exact Hessian. With momentum ρ and step size η of the
@@ -198,7 +199,8 @@ def solve_momentum_flow(
         rates: start, positive, shape (width,).
         friction: γ ≥ 0, in 1/time; None for gradient flow.
         flow_time: when to give up.
-        gap: change of the loss that counts as escape.
+        gap: distance of the weights from the start, or change of the loss, that counts as escape.
+        quantity: `"distance"` or `"loss"`.
         rtol: relative tolerance of the solver.
 
     Returns:
@@ -217,10 +219,12 @@ def solve_momentum_flow(
     flow_time = require_positive("flow_time", flow_time)
     if not (gap > 0):
         raise invalid("gap", "a positive number", gap)
+    require_choice("quantity", quantity, _QUANTITIES)
     if friction is not None:
         friction = require_nonnegative("friction", friction)
     m = len(a)
     n = 2 * m
+    theta = np.concatenate([a, w])
     start_loss = float(loss(a, w))
 
     def gradient(theta: np.ndarray) -> np.ndarray:
@@ -238,10 +242,11 @@ def solve_momentum_flow(
         return np.block([[np.zeros((n, n)), eye], [-hessian, -friction * eye]])
 
     def escaped(_: float, y: np.ndarray) -> float:
+        if quantity == "distance":
+            return float(np.linalg.norm(y[:n] - theta)) - gap
         return abs(float(loss(y[:m], np.maximum(y[m:n], 1e-12))) - start_loss) - gap
 
     escaped.terminal = True  # pyright: ignore[reportFunctionMemberAccess]
-    theta = np.concatenate([a, w])
     begin = theta if friction is None else np.concatenate([theta, np.zeros(n)])
     found = scipy.integrate.solve_ivp(
         field,
