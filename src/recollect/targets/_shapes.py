@@ -327,7 +327,14 @@ class Bump(AbstractKernel):
             p = points[near]
             slope = p * sigma**2 - mu
             # e^{-μ²/2σ²} e^{z²} in one exponential: neither factor overflows alone.
-            grown = np.exp(-p * mu + 0.5 * (p * sigma) ** 2) * scipy.special.erfc(z[near])
+            power = np.exp(-p * mu + 0.5 * (p * sigma) ** 2)
+            if np.iscomplexobj(z):
+                # erfc overflows along the imaginary axis, where the exponential vanishes.
+                left = z[near].real < 0
+                side = edge * scipy.special.wofz(1j * np.where(left, -z[near], z[near]))
+                grown = np.where(left, 2 * power - side, side)
+            else:
+                grown = power * scipy.special.erfc(z[near])
             moments = [sigma * math.sqrt(math.pi / 2) * grown]
             moments.append(sigma**2 * edge - slope * moments[0])
             moments.append(sigma**2 * moments[0] - slope * moments[1])
