@@ -172,13 +172,15 @@ def draw(figure: Any, results: Any) -> None:
             panel = panels[row, column]
             of = results.sel(kind=kind, n_layers=depth)
             times = _HORIZON[kind] * _over_seeds(of.share_of_time).mean(axis=0)
-            curves = np.maximum(_over_seeds(of.memory), 1e-19)
+            curves = _over_seeds(of.memory)
+            # Below rounding there is nothing to draw.
+            curves = np.where(curves > 1e-18, curves, np.nan)
             for place, name in enumerate(_PROBES):
-                middle = np.median(curves[:, place], axis=0)
-                panel.semilogy(times, middle, linewidth=1.2, label=name)
-                low, high = np.quantile(curves[:, place], [0, 1], axis=0)
-                panel.fill_between(times, low, high, alpha=0.15)
-            panel.set_ylim(1e-19, 3)
+                seen = np.isfinite(curves[:, place]).all(axis=0)
+                own, shown = curves[:, place][:, seen], times[seen]
+                panel.semilogy(shown, np.median(own, axis=0), linewidth=1.2, label=name)
+                panel.fill_between(shown, own.min(axis=0), own.max(axis=0), alpha=0.15)
+            panel.set_ylim(1e-18, 3)
             panel.set_title(f"{kind}, {depth} layer{'s' * (depth > 1)}", fontsize="small")
     for panel in panels[-1]:
         panel.set_xlabel("lag (steps)")

@@ -28,7 +28,8 @@ def respond(case: str, horizon: float) -> dict[str, Any]:
         _network(), dt=_DT, horizon=horizon, magnitudes=[size], n_restarts=0, probe="impulse"
     )
     every = max(1, len(profile.lags) // 2000)
-    periods = _periods(size, horizon) if case == "periodic" else np.full(1, math.nan)
+    periods = _periods(size, horizon) if case == "periodic" else np.zeros(0)
+    median = float(np.median(periods)) if len(periods) else 0.0
     third = len(profile.lags) // 3
     return {
         "size": size,
@@ -36,8 +37,8 @@ def respond(case: str, horizon: float) -> dict[str, Any]:
         "memory": profile.memory[::every, 0],
         "impulse": held.memory[::every, 0],
         "kept": float(profile.memory[-third:, 0].max() / profile.memory[:third, 0].max()),
-        "period": float(np.median(periods)),
-        "period_spread": float(np.ptp(periods) / np.median(periods)),
+        "period": median,
+        "period_spread": float(np.ptp(periods)) / median if len(periods) else 0.0,
         "n_periods": len(periods),
     }
 
@@ -142,12 +143,13 @@ def build_study(*, quick: bool) -> Study:
 def draw(figure: Any, results: Any) -> None:
     """Fills a figure: memory against lag for the three sizes, on logarithmic and linear axes."""
     left, right = figure.subplots(1, 2)
-    for case in results.case.values:
+    for place, case in enumerate(results.case.values):
         of = results.sel(case=case).squeeze()
         label = f"{case}: |x| = {float(of['size']):.4g}"
-        left.semilogy(of.lag, np.maximum(of.memory, 1e-18), linewidth=1, label=label)
+        seen = of.memory > 0
+        left.semilogy(of.lag[seen], of.memory[seen], linewidth=1, label=label, color=f"C{place}")
         if case != "small":
-            right.plot(of.lag, of.memory, linewidth=1, label=label)
+            right.plot(of.lag, of.memory, linewidth=1, label=label, color=f"C{place}")
     left.set(xlabel="lag", ylabel="memory |dy/dt| / |x|", ylim=(1e-18, 10))
     right.set(xlabel="lag", ylabel="memory |dy/dt| / |x|")
     left.legend(frameon=False, fontsize="x-small")
