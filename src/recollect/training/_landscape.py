@@ -119,9 +119,12 @@ def _certified(loss: ExactLoss, a: np.ndarray, w: np.ndarray, existence: Status)
     curvature = np.linalg.eigvalsh(np.asarray(loss.hessian(a, w)))
     size = math.sqrt(loss.norm_squared)
     status = Status()
-    close = np.min(np.diff(np.log(w)), initial=math.inf)
+    gaps = np.diff(np.log(w))
+    # Two rates on their way together carry large amplitudes that cancel.
+    large = np.abs(a) / np.sqrt(2 * w) > 10 * size
+    cancelling = (gaps < 0.03) & (a[:-1] * a[1:] < 0) & large[:-1] & large[1:]
     weak = np.abs(a) / np.sqrt(2 * w) < 1e-7 * size
-    if close < 1e-4:
+    if cancelling.any() or np.min(gaps, initial=math.inf) < 1e-4:
         status = Status("no_minimiser", f"two rates ran together at {w[np.argmin(np.diff(w))]:.6g}")
     elif weak.any() or (value < 1e-20 * loss.norm_squared and curvature[0] < 1e-12 * curvature[-1]):
         status = Status("width_beyond_rank", "fewer exponentials give this loss")
