@@ -218,8 +218,9 @@ def measure_memory(
     require_sound(functional, n_lags, dt=dt)
     with np.errstate(all="ignore"):
         return _of_probes(
-            functional, n_lags, n_settle, dt, sizes, patterns, normalisation, probe, n_restarts, rng
-        )
+            functional, n_lags, n_settle, dt, sizes, patterns, normalisation, probe, n_restarts, rng,
+            has_own_sizes=magnitudes is not None,
+        )  # fmt: skip
 
 
 @on_one_thread
@@ -375,6 +376,8 @@ def _of_probes(
     probe: str,
     n_restarts: int,
     rng: np.random.Generator,
+    *,
+    has_own_sizes: bool,
 ) -> MemoryProfile:
     n_outputs, n_inputs = functional.n_outputs, functional.n_inputs
     is_bounded = normalisation == "bounded"
@@ -447,7 +450,9 @@ def _of_probes(
         )
     lags = (np.arange(n_lags) + (0.0 if probe == "reversed" else 0.5)) * dt
     last_gain = rounds[-1] / rounds[-2] - 1 if len(rounds) > 1 and rounds[-2] > 0 else 0.0
-    warnings = [*_fading(lags, memory), *_edges(at_size, is_bounded)]
+    warnings = [*_fading(lags, memory)]
+    if not (has_own_sizes or is_bounded):
+        warnings += _edges(at_size)
     if last_gain > 0.02:
         warnings.append(
             Status("not_converged", f"the last restart still raised the memory by {last_gain:.1%}")
@@ -575,10 +580,8 @@ def _fading(lags: np.ndarray, memory: np.ndarray) -> tuple[Status, ...]:
     return ()
 
 
-def _edges(at_size: dict[float, float], is_bounded: bool) -> tuple[Status, ...]:
+def _edges(at_size: dict[float, float]) -> tuple[Status, ...]:
     sizes = sorted(at_size)
-    if is_bounded or len(sizes) < 3:
-        return ()
     largest, next_largest = at_size[sizes[-1]], at_size[sizes[-2]]
     if largest > 1.01 * next_largest and largest >= max(at_size.values()):
         message = f"the gain still grows at the largest magnitude tried, {sizes[-1]:g}"
