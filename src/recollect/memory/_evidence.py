@@ -49,73 +49,181 @@ class Posterior:
     n_iterations: int
 
 
-class _Reduced:
-    """The model in the coordinates in which the data of the gram matrix are white."""
+class _Mixture:
+    """Covariances to be mixed, each kept on the block of lags where it lives.
 
-    def __init__(self, equations: NormalEquations, components: np.ndarray, n_groups: int):
-        values, vectors = np.linalg.eigh(equations.gram)
-        kept = values > max(values[-1], 1e-300) * 1e-13
-        self.root = vectors[:, kept] * np.sqrt(values[kept])
-        self.data = (vectors[:, kept].T @ equations.cross) / np.sqrt(values[kept])
-        self.n_kept = int(kept.sum())
-        # At least one direction must be left for the noise.
-        self.n_rest = max(equations.n_samples - self.n_kept, 0)
-        self.rest = max(equations.power - float(self.data @ self.data), 0.0)
-        self.log_jacobian = equations.log_jacobian
-        self.components = components
-        self.n_groups = n_groups
-        self.p = components.shape[1]
+    A positive semidefinite matrix is negligible wherever its diagonal is, so that most of a
+    mixture over many time scales need not be read at every evaluation.
+    """
+
+    def __init__(self, components: np.ndarray, n_groups: int):
+        self.n_groups, self.p = n_groups, components.shape[1]
         self.flat = components.reshape(len(components), -1)
+        self.blocks: list[tuple[slice, np.ndarray]] = []
+        if self.p > _FEWEST_BLOCKED:
+            diagonals = np.einsum("cii->ci", components)
+            for component, diagonal in zip(components, diagonals, strict=True):
+                seen = np.flatnonzero(diagonal > 1e-24 * diagonal.max())
+                span = slice(seen[0], seen[-1] + 1) if len(seen) else slice(0, 1)
+                self.blocks.append((span, np.ascontiguousarray(component[span, span])))
+
+    def _mixed(self, weights: np.ndarray) -> np.ndarray:
+        if not self.blocks:
+            return (weights @ self.flat).reshape(self.p, self.p)
+        total = np.zeros((self.p, self.p))
+        for weight, (span, block) in zip(weights, self.blocks, strict=True):
+            total[span, span] += weight * block
+        return total
 
     def covariance(self, weights: np.ndarray) -> np.ndarray:
+        """Returns the mixture, lag-major, for weights (group, component)."""
         if self.n_groups == 1:
-            return (weights[0] @ self.flat).reshape(self.p, self.p)
+            return self._mixed(weights[0])
         # Lag-major order: index = lag * n_groups + group.
         prior = np.zeros((self.p, self.n_groups, self.p, self.n_groups))
         for g in range(self.n_groups):
-            prior[:, g, :, g] = (weights[g] @ self.flat).reshape(self.p, self.p)
+            prior[:, g, :, g] = self._mixed(weights[g])
         q = self.p * self.n_groups
         return prior.reshape(q, q)
 
-    def factor(self, weights: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
-        prior = self.covariance(weights)
+    def products(self, sensitivity: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """Returns `tr(K_c S) - u·K_c u` of every component, shape (group, component)."""
+        q = sensitivity.reshape(self.p, self.n_groups, self.p, self.n_groups)
+        u = score.reshape(self.p, self.n_groups)
+        found = np.empty((self.n_groups, len(self.flat)))
+        for g in range(self.n_groups):
+            own = q[:, g, :, g] - np.outer(u[:, g], u[:, g])
+            if self.blocks:
+                found[g] = [np.einsum("ij,ij->", block, own[at, at]) for at, block in self.blocks]
+            else:
+                found[g] = self.flat @ own.ravel()
+        return found
+
+
+class _Reduced:
+    """The model in the coordinates in which the data of the gram matrix are white.
+
+    `C = variance·I + RᵀPR` with `G = RRᵀ`. Where the gram matrix G is well conditioned,
+    `M = variance·G⁻¹ + P` has the same information at an eighth of the cost.
+    """
+
+    def __init__(self, equations: NormalEquations, components: np.ndarray, n_groups: int):
+        self.mixture = _Mixture(components, n_groups)
+        self.n_groups = n_groups
+        self.log_jacobian = equations.log_jacobian
+        self.equations = equations
+        self.inverse = _safe_inverse(equations.gram, equations.n_samples)
+        if self.inverse is not None:
+            self.log_determinant = self.inverse[1]
+            self.plain = self.inverse[0] @ equations.cross
+            self.n_kept = len(equations.cross)
+            explained = float(self.plain @ equations.cross)
+        else:
+            values, vectors = np.linalg.eigh(equations.gram)
+            kept = values > max(values[-1], 1e-300) * 1e-13
+            self.root = vectors[:, kept] * np.sqrt(values[kept])
+            self.data = (vectors[:, kept].T @ equations.cross) / np.sqrt(values[kept])
+            self.n_kept = int(kept.sum())
+            explained = float(self.data @ self.data)
+        # At least one direction must be left for the noise.
+        self.n_rest = max(equations.n_samples - self.n_kept, 0)
+        self.rest = max(equations.power - explained, 0.0)
+
+    def _factor(self, prior: np.ndarray, variance: float) -> np.ndarray:
         inner = self.root.T @ (prior @ self.root)
         # Rounding of the product must not make it indefinite when the noise is very small.
         inner[np.diag_indices(self.n_kept)] += variance + 1e-14 * np.trace(inner)
-        return prior, np.linalg.cholesky(inner)
+        return np.linalg.cholesky(inner)
+
+    def _spread(self, prior: np.ndarray, variance: float) -> np.ndarray:
+        assert self.inverse is not None
+        trace = float(np.einsum("ij,ij->", prior, self.equations.gram))
+        return prior + (variance + 1e-14 * trace) * self.inverse[0]
 
     def negative(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """Returns the negative log evidence, up to a constant, and its gradient."""
         weights = np.exp(theta[:-1]).reshape(self.n_groups, -1)
         variance = float(np.exp(theta[-1]))
-        _, lower = self.factor(weights, variance)
+        prior = self.mixture.covariance(weights)
+        terms = self._terms if self.inverse is None else self._plain_terms
+        log_determinant, power, sensitivity, score, slope = terms(prior, variance)
+        value = 0.5 * (self.n_rest * theta[-1] + self.rest / variance + log_determinant + power)
+        gradient = np.empty_like(theta)
+        slopes = self.mixture.products(sensitivity, score)
+        gradient[:-1] = 0.5 * (weights * slopes).ravel()
+        gradient[-1] = 0.5 * (self.n_rest - self.rest / variance + variance * slope)
+        return value, gradient
+
+    def _terms(self, prior: np.ndarray, variance: float):
+        lower = self._factor(prior, variance)
         inverse_root = scipy.linalg.solve_triangular(lower, np.eye(self.n_kept), lower=True)
         half = inverse_root @ self.root.T
         projected = inverse_root @ self.data
         solved = inverse_root.T @ projected
-        value = 0.5 * (
-            self.n_rest * theta[-1]
-            + self.rest / variance
-            + 2 * np.log(np.diag(lower)).sum()
-            + projected @ projected
+        return (
+            2 * float(np.log(np.diag(lower)).sum()),
+            float(projected @ projected),
+            half.T @ half,
+            self.root @ solved,
+            float((inverse_root**2).sum() - solved @ solved),
         )
-        sensitivity = half.T @ half
-        score = self.root @ solved
-        q = sensitivity.reshape(self.p, self.n_groups, self.p, self.n_groups)
-        u = score.reshape(self.p, self.n_groups)
-        gradient = np.empty_like(theta)
-        slopes = np.stack(
-            [
-                self.flat @ (q[:, g, :, g] - np.outer(u[:, g], u[:, g])).ravel()
-                for g in range(self.n_groups)
-            ]
+
+    def _plain_terms(self, prior: np.ndarray, variance: float):
+        assert self.inverse is not None
+        inverse = self.inverse[0]
+        sensitivity, log_determinant = _inverse_of(self._spread(prior, variance))
+        score = sensitivity @ self.plain
+        return (
+            log_determinant + self.log_determinant,
+            float(score @ self.plain),
+            sensitivity,
+            score,
+            float(np.einsum("ij,ij->", inverse, sensitivity) - score @ (inverse @ score)),
         )
-        gradient[:-1] = 0.5 * (weights * slopes).ravel()
-        gradient[-1] = 0.5 * (
-            self.n_rest
-            - self.rest / variance
-            + variance * ((inverse_root**2).sum() - solved @ solved)
-        )
-        return value, gradient
+
+    def posterior(self, weights: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns mean and covariance of the coefficients."""
+        prior = self.mixture.covariance(weights)
+        if self.inverse is not None:
+            lower = np.linalg.cholesky(self._spread(prior, variance))
+            half = scipy.linalg.solve_triangular(lower, prior, lower=True)
+            seen = scipy.linalg.solve_triangular(lower, self.plain, lower=True)
+        else:
+            lower = self._factor(prior, variance)
+            half = scipy.linalg.solve_triangular(lower, self.root.T @ prior, lower=True)
+            seen = scipy.linalg.solve_triangular(lower, self.data, lower=True)
+        covariance = prior - half.T @ half
+        return half.T @ seen, 0.5 * (covariance + covariance.T)
+
+
+# Below so many bins one product with all components at once is cheaper than many small ones.
+_FEWEST_BLOCKED = 100
+# Reciprocal condition (1-norm) of a gram matrix whose inverse keeps half of the digits.
+_WELL_CONDITIONED = 1e-8
+
+
+def _inverse_of(matrix: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns inverse and log determinant of a positive definite matrix."""
+    lower, failed = scipy.linalg.lapack.dpotrf(matrix, lower=1, clean=1)
+    if failed:
+        raise np.linalg.LinAlgError("not positive definite")
+    log_determinant = 2 * float(np.log(np.diag(lower)).sum())
+    half, failed = scipy.linalg.lapack.dpotri(lower, lower=1, overwrite_c=1)
+    inverse = half + half.T
+    inverse[np.diag_indices(len(inverse))] *= 0.5
+    return inverse, log_determinant
+
+
+def _safe_inverse(gram: np.ndarray, n_samples: int) -> tuple[np.ndarray, float] | None:
+    """Returns inverse and log determinant of a well-conditioned gram matrix, None otherwise."""
+    if n_samples <= len(gram):
+        return None
+    try:
+        inverse, log_determinant = _inverse_of(gram)
+    except np.linalg.LinAlgError:
+        return None
+    size = np.abs(gram).sum(axis=0).max() * np.abs(inverse).sum(axis=0).max()
+    return (inverse, log_determinant) if size * _WELL_CONDITIONED < 1 else None
 
 
 def maximise_evidence(
@@ -161,16 +269,13 @@ def maximise_evidence(
     )
     weights = np.exp(best.x[:-1]).reshape(n_groups, n_components)
     variance = float(np.exp(best.x[-1]))
-    prior, lower = reduced.factor(weights, variance)
-    half = scipy.linalg.solve_triangular(lower, reduced.root.T @ prior, lower=True)
-    mean = half.T @ scipy.linalg.solve_triangular(lower, reduced.data, lower=True)
-    covariance = prior - half.T @ half
+    mean, covariance = reduced.posterior(weights, variance)
     log_evidence = (
         -float(best.fun) - 0.5 * equations.n_samples * np.log(2 * np.pi) + equations.log_jacobian
     )
     return Posterior(
         mean=mean,
-        covariance=0.5 * (covariance + covariance.T),
+        covariance=covariance,
         noise_variance=variance,
         weights=weights,
         log_evidence=log_evidence,

@@ -10,6 +10,9 @@ import scipy.linalg
 from recollect.memory._evidence import NormalEquations
 from recollect.memory._records import Record
 
+# Fewer rows than this are whitened one by one, which keeps every digit.
+_FEWEST_SUMMED = 4000
+
 
 @dataclasses.dataclass(frozen=True)
 class NuisanceFit:
@@ -70,6 +73,7 @@ class ExplicitRows:
             self.from_bases.append(from_basis)
         self._edges: np.ndarray | None = None
         self._designs: list[np.ndarray] = []
+        self._products: tuple[np.ndarray, list[tuple[np.ndarray, ...]]] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -112,11 +116,43 @@ class ExplicitRows:
         """Returns the normal equations with noise whitened and nuisance terms projected out."""
         size = (len(edges) - 1) * self.n_inputs + 2
         gram, log_jacobian, n_projected = np.zeros((size, size)), 0.0, 0
+        if self._is_even:
+            for (now, pair, before, start), times in zip(
+                self._even_products(edges), self.times, strict=True
+            ):
+                whitened, log_scale = _whitened_gram(now, pair, before, start, times, correlation)
+                lower = np.linalg.cholesky(whitened[size:, size:])
+                across = scipy.linalg.solve_triangular(lower, whitened[size:, :size], lower=True)
+                gram += whitened[:size, :size] - across.T @ across
+                log_jacobian += log_scale - float(np.log(np.diag(lower)).sum())
+                n_projected += len(lower)
+            return without_offset(gram, self.n_rows - n_projected, log_jacobian)
         for rest, log_scale, q, _, _ in self._whitened(edges, correlation):
             gram += rest.T @ rest
             log_jacobian += log_scale
             n_projected += q.shape[1]
         return without_offset(gram, self.n_rows - n_projected, log_jacobian)
+
+    @property
+    def _is_even(self) -> bool:
+        """True where sums over rows serve every noise correlation: long records without gaps."""
+        return all(
+            len(times) >= _FEWEST_SUMMED and np.ptp(np.diff(times)) == 0 for times in self.times
+        )
+
+    def _even_products(self, edges: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+        """Returns Σ z_k z_kᵀ, z_k z_{k-1}ᵀ, z_{k-1} z_{k-1}ᵀ over pairs, and z zᵀ of the start."""
+        if self._products is not None and np.array_equal(self._products[0], edges):
+            return self._products[1]
+        found = []
+        for design, values, basis in zip(self.designs(edges), self.values, self.bases, strict=True):
+            ones = np.ones((len(values), 1))
+            rows = np.concatenate([design, values[:, None], ones, basis], axis=1)
+            start, end = np.outer(rows[0], rows[0]), np.outer(rows[-1], rows[-1])
+            now = rows[1:].T @ rows[1:]
+            found.append((now, rows[1:].T @ rows[:-1], now + start - end, start))
+        self._products = (edges, found)
+        return found
 
     def nuisance_fit(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> NuisanceFit:
         """Returns offset and transients for the kernel values `mean`."""
@@ -240,6 +276,22 @@ def whiten(columns: np.ndarray, times: np.ndarray, correlation: float) -> tuple[
     result = columns.copy()
     result[1:] = scale[:, None] * (columns[1:] - decay[:, None] * columns[:-1])
     return result, float(np.log(scale).sum())
+
+
+def _whitened_gram(
+    now: np.ndarray,
+    pair: np.ndarray,
+    before: np.ndarray,
+    start: np.ndarray,
+    times: np.ndarray,
+    correlation: float,
+) -> tuple[np.ndarray, float]:
+    if correlation == 0:
+        return now + start, 0.0
+    gap = float(times[1] - times[0])
+    decay, rest = np.exp(-gap / correlation), -np.expm1(-2 * gap / correlation)
+    gram = (now - decay * (pair + pair.T) + decay**2 * before) / rest + start
+    return gram, -0.5 * (len(times) - 1) * float(np.log(rest))
 
 
 def without_offset(gram: np.ndarray, n_samples: int, log_jacobian: float) -> NormalEquations:

@@ -76,7 +76,12 @@ def scaled_components(
     edges: np.ndarray, equations: NormalEquations, n_inputs: int, longest: float | None = None
 ) -> np.ndarray:
     """Returns the mixture's covariances, each scaled to give the data's rows unit power."""
-    components = mixture_components(edges, longest=longest)
+    return _scaled(mixture_components(edges, longest=longest), edges, equations, n_inputs)
+
+
+def _scaled(
+    components: np.ndarray, edges: np.ndarray, equations: NormalEquations, n_inputs: int
+) -> np.ndarray:
     p = len(edges) - 1
     gram = equations.gram.reshape(p, n_inputs, p, n_inputs)
     mean_gram = np.trace(gram, axis1=1, axis2=3) / n_inputs
@@ -139,6 +144,7 @@ class _Search:
     def __init__(self, data: RegressionData, longest: int):
         self.data, self.longest, self.n_evaluations = data, longest, 0
         self.last: tuple[np.ndarray, np.ndarray, Posterior] | None = None
+        self.mixture: tuple[np.ndarray, np.ndarray] | None = None
 
     def fit(
         self,
@@ -160,9 +166,14 @@ class _Search:
             _, components, before = self.last
             start, limit = (before.weights, before.noise_variance), 8 if is_rough else 20
         else:
-            components = scaled_components(edges, equations, n_inputs, self.longest)
+            if self.mixture is None or not np.array_equal(self.mixture[0], edges):
+                self.mixture = (edges, mixture_components(edges, longest=self.longest))
+            components = _scaled(self.mixture[1], edges, equations, n_inputs)
             start, limit = None, 20 if is_rough and is_large else 60
         if n_bins is not None:
+            if self.last is not None and np.array_equal(self.last[0], edges):
+                _, components, before = self.last
+                start = (before.weights, before.noise_variance)
             q = n_bins * n_inputs
             equations = dataclasses.replace(
                 equations, gram=equations.gram[:q, :q], cross=equations.cross[:q]

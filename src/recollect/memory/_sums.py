@@ -112,6 +112,28 @@ class RunningSums:
             result[last, -self.n_extra :] = self.previous
         return result
 
+    def combine(self, numbers: np.ndarray, edges: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        """Returns `rows(numbers, edges) @ direction` by a convolution, without the rows."""
+        result = np.zeros(len(numbers))
+        steps = np.repeat(
+            direction[: -self.n_extra].reshape(-1, self.n_inputs), np.diff(edges), axis=0
+        )
+        seen = np.zeros(len(numbers), dtype=bool)
+        for low, high, origin, inputs, extra in self.windows:
+            here = (numbers >= max(low + 1, 0)) & (numbers < high)
+            if here.any():
+                at = numbers[here]
+                first = max(int(at.min()) - origin - len(steps), 0)
+                piece = inputs[first : int(at.max()) - origin + 1]
+                result[here] = extra[at - low] @ direction[-self.n_extra :]
+                for a in range(self.n_inputs):
+                    response = scipy.signal.fftconvolve(piece[:, a], steps[:, a])
+                    result[here] += response[at - origin - first]
+                seen |= here
+        if not seen.all():
+            result[~seen] = self.rows(numbers[~seen], edges) @ direction
+        return result
+
     def _beyond(self, edges: np.ndarray, start: int, stop: int) -> np.ndarray:
         # Rows of lag bins at the end of the record and after it, where the input is zero.
         padded = np.concatenate([self.tail, np.zeros((stop, self.n_inputs))])
@@ -185,7 +207,7 @@ class RunningSums:
         absent = self.absent
         for block in np.array_split(absent, max(1, len(absent) // 256)):
             if len(block):
-                residual = self.rows(block, edges) @ direction
+                residual = self.combine(block, edges, direction)
                 lagged = self.rows(block, single)[:, : n_lags * n_in]
                 result += (residual @ lagged).reshape(n_lags, n_in)
         after = self._beyond(edges, 1, n_lags + 1) @ direction[: -self.n_extra]
@@ -300,7 +322,7 @@ class SummedRows:
         for s, transient in zip(self.sums, fit.transients, strict=True):
             numbers = np.setdiff1d(np.arange(min(s.n_keep, s.n_time)), s.absent)
             direction = np.concatenate([-mean, [1.0, -fit.offset], -transient])
-            heads.append((numbers + 1.0, s.rows(numbers, edges) @ direction))
+            heads.append((numbers + 1.0, s.combine(numbers, edges, direction)))
         return heads
 
     def sample(
@@ -313,7 +335,7 @@ class SummedRows:
         _, high, _, inputs, _ = s.windows[0]
         n = min(high, 20_000)
         direction = np.concatenate([-mean, [1.0, -fit.offset], -fit.transients[k]])
-        residual = s.rows(np.arange(n), edges) @ direction
+        residual = s.combine(np.arange(n), edges, direction)
         absent = s.absent
         residual[absent[absent < n]] = np.nan
         return inputs[:n], residual
