@@ -251,7 +251,7 @@ def measure_model(
     trained_on: float | None = None,
     normalisation: str = "gain",
     largest_input: float = 1e3,
-    n_restarts: int = 1,
+    n_restarts: int = 2,
     unit: str = "steps",
     progress: Callable[[str], None] = lambda _: None,
 ) -> ModelReport:

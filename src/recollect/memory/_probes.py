@@ -26,6 +26,7 @@ from recollect.models import CausalAttention
 PROBES = ("step", "impulse", "reversed")
 
 _LARGEST_CHUNK = 2**24
+_FEWEST, _SHORT = 32, 1024
 
 
 class _TorchBox(AbstractFunctional):
@@ -196,12 +197,14 @@ def responses(
             output = np.asarray(functional(signal, dt=dt), dtype=np.float64)
             yield slice(place, place + 1), output[None]
         return
-    size = min(size, n_probes)
+    if compiled:
+        # Few batch sizes, so that one compiled program serves many calls: compiling costs more
+        # than a few short probes too many.
+        size = min(size, max(_FEWEST if signals.shape[1] <= _SHORT else 1, _power_of_two(n_probes)))
     for start in range(0, n_probes, size):
         chunk = signals[start : start + size]
         n_asked = len(chunk)
         if compiled:
-            # The last chunk is filled up so that one compiled program serves all.
             chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - n_asked, axis=0)])
             outputs = in_float64(_respond)(functional, chunk, dt)[:n_asked]
         elif batched is not None:
@@ -209,6 +212,10 @@ def responses(
         else:
             continue
         yield slice(start, start + n_asked), outputs
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(0, number - 1).bit_length()
 
 
 def ask(functional: AbstractFunctional, signals: Any, *, dt: float) -> np.ndarray:

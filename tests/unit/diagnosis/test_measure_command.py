@@ -19,12 +19,8 @@ rates = np.geomspace(0.02, 1, 6)
 linear = models.DiagonalRNN(rates, rates[:, None], np.ones((1, 6)) / 6)
 
 
-def stack():
-    layer = models.StateSpaceLayer(linear, [[1.0]], activation="tanh")
-    exponential = models.DiagonalRNN(
-        rates / 10, rates[:, None], np.ones((1, 6)), reparam=models.Exponential()
-    )
-    return models.Stack([layer, models.StateSpaceLayer(exponential, [[1.0]], activation="tanh")])
+def made():
+    return models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0)
 
 
 def ahead(u):
@@ -77,10 +73,21 @@ def test_a_linear_model_is_measured_exactly(module, capsys):
     assert found["law"] == "exponential"
 
 
-def test_a_stack_is_measured_layer_by_layer(module, capsys):
-    code, out, _ = call(capsys, f"{module}:stack", "--trained-on", "30", "--horizon", "400")
-    assert code == 0
-    lines = out.splitlines()
+def stacked():
+    rates = np.geomspace(0.02, 1, 6)
+    units = [
+        models.DiagonalRNN(rates, rates[:, None], np.ones((1, 6)) / 6),
+        models.DiagonalRNN(
+            rates / 10, rates[:, None], np.ones((1, 6)), reparam=models.Exponential()
+        ),
+    ]
+    return models.Stack([models.StateSpaceLayer(u, [[1.0]], activation="tanh") for u in units])
+
+
+def test_a_stack_is_measured_layer_by_layer():
+    report = measure_model(stacked(), horizon=120.0, trained_on=30.0, n_restarts=0)
+    lines = report.summary()
+    out = "\n".join(lines)
     assert len(lines) <= 14
     assert any(line.startswith("layer 1:") for line in lines)
     assert "trained on 30 steps, remembers" in out
@@ -94,6 +101,12 @@ def test_a_saved_model_wins_over_a_module(module, tmp_path, capsys):
         code, out, _ = call(capsys, name, "--horizon", "40")
         assert code == 0
         assert "LinearRNN" in out
+
+
+def test_a_function_without_arguments_makes_the_model(module, capsys):
+    code, out, _ = call(capsys, f"{module}:made", "--horizon", "20")
+    assert code == 0
+    assert out.startswith("model:        LinearRNN, 1 -> 1")
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,11 @@ def test_a_leaky_integrator_has_every_property():
 
 
 def test_our_networks_have_what_the_theory_asks():
-    holds, found = verdicts(models.initialise_gru(6, n_inputs=2, n_outputs=1, key=0))
+    holds, found = verdicts(models.initialise_gru(6, n_inputs=2, n_outputs=1, key=0), horizon=30.0)
     assert not holds.pop("linear")
     assert all(holds.values()), found.summary()
     continuous = models.LinearRNN(np.array([[-0.5]]), np.eye(1), np.eye(1))
-    holds, found = verdicts(continuous)
+    holds, found = verdicts(continuous, horizon=30.0)
     assert all(holds.values()), found.summary()
 
 
