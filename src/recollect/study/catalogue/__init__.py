@@ -17,6 +17,7 @@ ENTRIES: dict[str, str] = {
     "memory-probes": "recollect.study.catalogue._memory_probes",
     "periodic-memory": "recollect.study.catalogue._periodic_memory",
     "lasting-memory": "recollect.study.catalogue._lasting_memory",
+    "trained-memory": "recollect.study.catalogue._trained_memory",
     "momentum": "recollect.study.catalogue._momentum",
     "landscape-plane": "recollect.study.catalogue._landscape_plane",
 }
