@@ -32,15 +32,15 @@ def escape(problem: str, method: str, size: float, target: str = TARGET) -> dict
     from recollect import targets
 
     loss = training.exact_loss(targets.parse_kernel(target.replace("{delay}", f"{size:g}")))
-    start = {"amplitudes": [0.3, 0.7], "rates": [1.0, 1.0]}
+    start = ([0.3, 0.7], [1.0, 1.0])
     path = training.solve_momentum_flow(
-        loss, **start, friction=None, flow_time=1e12, gap=0.5, rtol=1e-6
+        loss, *start, friction=None, flow_time=1e12, gap=0.5, rtol=1e-6
     )
     if method != "gradient flow":
         # Escape at rate √ε needs friction of that size: 1/ε is about the gradient flow's time.
         friction_of = {"tuned friction": 1 / math.sqrt(path.escape_time), "friction 1": 1.0}
         path = training.solve_momentum_flow(
-            loss, **start, friction=friction_of[method], flow_time=1e12, gap=0.5, rtol=1e-6
+            loss, *start, friction=friction_of[method], flow_time=1e12, gap=0.5, rtol=1e-6
         )
     return {"time": path.escape_time, "status": path.status}
 
