@@ -112,3 +112,47 @@ def test_momentum_gain_against_the_iteration():
 def test_bad_input_is_named(arguments, names):
     with pytest.raises(ValueError, match=names):
         training.predict_quadratic_escape(**arguments)
+
+
+def delayed(delay):
+    from recollect import targets
+
+    return training.exact_loss(targets.exponential_sum([1.0], [1.0]) + targets.Bump(delay=delay))
+
+
+@pytest.mark.parametrize(("delay", "time"), [(8.0, 30.248), (10.0, 557.33)])
+def test_escape_from_a_plateau_takes_the_known_times(delay, time):
+    found = training.solve_momentum_flow(
+        delayed(delay), [0.3, 0.7], [1.0, 1.0], friction=None, flow_time=1e6, gap=0.5
+    )
+    assert found.escape_time == pytest.approx(time, rel=2e-4)
+    assert (np.diff(found.losses) <= 1e-12).all()
+
+
+def test_fixed_friction_gains_nothing_on_a_plateau_and_little_friction_much():
+    flow, damped, light = (
+        training.solve_momentum_flow(
+            delayed(10.0), [0.3, 0.7], [1.0, 1.0], friction=f, flow_time=1e6, gap=0.5, rtol=1e-6
+        ).escape_time
+        for f in (None, 1.0, 0.04)
+    )
+    # γ θ' = -∇J up to θ'': the same path at γ = 1, delayed by the inertia's 1/γ and little more.
+    assert damped == pytest.approx(flow, rel=0.02)
+    assert light < flow / 5
+
+
+def test_the_flow_permutes_with_its_units_and_gives_up_in_words():
+    one = training.solve_momentum_flow(
+        delayed(8.0), [0.3, 0.7], [1.0, 0.9], friction=0.5, flow_time=10.0
+    )
+    two = training.solve_momentum_flow(
+        delayed(8.0), [0.7, 0.3], [0.9, 1.0], friction=0.5, flow_time=10.0
+    )
+    assert one.amplitudes[-1] == pytest.approx(two.amplitudes[-1, ::-1], abs=1e-6)
+    short = training.solve_momentum_flow(
+        delayed(8.0), [0.3, 0.7], [1.0, 1.0], friction=None, flow_time=1.0, gap=0.5
+    )
+    assert short.escape_time == math.inf
+    assert short.status.code == "infinite"
+    with pytest.raises(ValueError, match="rates"):
+        training.solve_momentum_flow(delayed(8.0), [1.0], [-1.0], friction=None, flow_time=1.0)
