@@ -21,12 +21,12 @@ from recollect._core._threads import on_one_thread
 from recollect.models import LinearRNN
 from recollect.training import (
     ExactLoss,
+    FlowEvent,
     Minimiser,
-    classify_point,
     exact_loss,
     find_minimiser,
     measure_plateau_length,
-    solve_momentum_flow,
+    solve_flow,
 )
 
 _LEARNED = 0.01
@@ -42,7 +42,8 @@ class StartForecast:
         stall: steps of the longest plateau on the way; infinite if it never ends.
         level: loss at the end of that plateau, over the power of the output.
         last: loss where the flow ended, over the power of the output.
-        end: kind of the point where it ended (`training.classify_point`).
+        end: `learned`, `on the way` after 1e10 steps, or the kind of critical point at which it
+            ended (`training.solve_flow`): `minimum`, `degenerate`, `saddle`.
     """
 
     steps: float
@@ -69,7 +70,7 @@ class TrainingForecast:
             network itself is the warm start.
         levels: best losses of the widths 1 … width, likewise: where plateaus lie.
         starts: every start.
-        status: `undecided` if a flow could not be followed.
+        status: `infinite` if most starts never learn it.
     """
 
     stall: float
@@ -86,15 +87,19 @@ class TrainingForecast:
 
     def summary(self) -> list[str]:
         """Returns what to print, line by line."""
+        who = f"a direct network of width {self.width} from random weights"
+        how = f"of gradient descent at step size {self.step_size:.2g}"
         low, high = self.stall_range
-        lines = [
-            f"a direct network of width {self.width} from random weights stalls for a median of "
-            f"{_count(self.stall)} steps (quartiles {_count(low)} to {_count(high)}) of gradient "
-            f"descent at step size {self.step_size:.2g}, and needs {_count(self.steps)} steps in all",
-        ]
+        if math.isfinite(self.stall):
+            lines = [
+                f"{who} stalls for a median of {_count(self.stall)} steps (quartiles {_count(low)} to "
+                f"{_count(high)}) {how}, and needs {_count(self.steps)} steps in all"
+            ]
+        else:
+            lines = [f"{who} does not learn this memory in {_GIVE_UP:.0e} steps {how}"]
         if self.share_stuck > 0:
             ends = [s.end for s in self.starts if not math.isfinite(s.steps)]
-            trapped = sum(end in ("stable", "flat", "minimum", "saddle") for end in ends)
+            trapped = sum(end != "on the way" for end in ends)
             lines.append(
                 f"{100 * self.share_stuck:.0f} % of the starts do not get there"
                 + (
@@ -112,8 +117,6 @@ class TrainingForecast:
                 f"real rates alone leave {100 * self.floor:.2g} % of the power: this memory oscillates, "
                 "so keep the complex poles"
             )
-        if not self.status.is_ok:
-            lines.append(str(self.status))
         return lines
 
     def record(self) -> dict[str, Any]:
@@ -196,7 +199,6 @@ def forecast_training(
         starts.append(_follow(loss, a, w, float(levels[-1]), eta))
     stalls = np.array([s.stall for s in starts])
     steps = np.array([s.steps for s in starts])
-    lost = sum(s.end == "unknown" for s in starts)
     return TrainingForecast(
         stall=_quantile(stalls, 0.5),
         stall_range=(_quantile(stalls, 0.25), _quantile(stalls, 0.75)),
@@ -208,8 +210,8 @@ def forecast_training(
         floor=float(levels[-1]),
         levels=tuple(float(level) for level in levels),
         starts=tuple(starts),
-        status=Status("undecided", f"{lost} of {n_starts} flows could not be followed to their end")
-        if lost
+        status=Status("infinite", "more than half of the starts do not learn it")
+        if not math.isfinite(_quantile(steps, 0.5))
         else Status(),
     )
 
@@ -339,21 +341,20 @@ def _judge_weights(
     loss, a, w = weights
     eta = require_positive("step_size", step_size if step_size is not None else math.nan)
     gap = float(loss(a, w)) * (1 - floor / level) / 2
-    path = solve_momentum_flow(
-        loss, a, w, friction=None, flow_time=_GIVE_UP, gap=gap, quantity="loss", rtol=1e-6
-    )
-    if math.isfinite(path.escape_time):
-        steps = path.escape_time / eta
+    path = solve_flow(loss, a, w, hit=FlowEvent("loss", gap), rtol=1e-6)
+    if path.end == "hit":
+        steps = path.flow_time / eta
         return CurveVerdict(
             "plateau", steps, "the gradient flow from these weights leaves", level, floor
         )
-    if path.status.code == "failed":
-        evidence = "the flow from these weights could not be followed"
+    if not path.status.is_ok or path.end == "time":
+        evidence = "the flow from these weights could not be followed to its end"
         return CurveVerdict("undecided", math.nan, evidence, level, floor, path.status)
-    end = classify_point(loss, path.amplitudes[-1], path.rates[-1], rtol=1e-5, gradient_rtol=1e-4)
-    evidence = f"the gradient flow from these weights ends at a {end.kind} point, " + (
-        "where units have run together" if end.kind in ("stable", "flat") else "a local minimum"
-    )
+    evidence = "the gradient flow from these weights ends at a " + {
+        "minimum": "local minimum above the floor",
+        "degenerate": "degenerate stable point, where units have run together",
+        "saddle": "saddle that equal units cannot leave",
+    }.get(path.end, path.end)
     return CurveVerdict("stable", math.inf, evidence, level, floor)
 
 
@@ -443,29 +444,24 @@ def _follow(
         return StartForecast(
             0.0, 0.0, here / loss.norm_squared, here / loss.norm_squared, "minimum"
         )
-    path = solve_momentum_flow(
-        loss,
-        a,
-        w,
-        friction=None,
-        flow_time=_GIVE_UP * eta,
-        gap=here - learned,
-        quantity="loss",
-        rtol=1e-5,
+    path = solve_flow(
+        loss, a, w, flow_time=_GIVE_UP * eta, hit=FlowEvent("loss", here - learned), rtol=1e-5
     )
     power = loss.norm_squared
-    last = float(path.losses[-1]) / power
-    times, losses = path.times / eta, np.minimum.accumulate(path.losses) / power
-    if path.status.code == "failed":
-        return StartForecast(math.nan, math.nan, last, last, "unknown")
-    # The flow is dense in its own steps: plateaus are read off on a fine logarithmic grid.
-    grid = np.unique(np.concatenate([times, np.geomspace(max(times[1], 1e-3), times[-1], 2000)]))
-    fine = np.interp(grid, times, losses)
-    plateau = measure_plateau_length(fine, grid, floor=best + 2 * _LEARNED)
-    if math.isfinite(path.escape_time):
-        return StartForecast(path.escape_time / eta, plateau.length, plateau.level, last, "minimum")
-    end = classify_point(loss, path.amplitudes[-1], path.rates[-1], rtol=1e-5, gradient_rtol=1e-4)
-    return StartForecast(math.inf, math.inf, last, last, end.kind)
+    last = path.loss / power
+    if path.end == "time" or not path.status.is_ok:
+        # Not there within the steps anybody has: for good, as far as training goes.
+        return StartForecast(math.inf, math.inf, last, last, "on the way")
+    if path.end != "hit":
+        return StartForecast(math.inf, math.inf, last, last, path.end)
+    times = path.flow_times / eta
+    # Plateaus are read off on a logarithmic grid that is finer than the solver's steps.
+    grid = np.unique(np.concatenate([times, np.geomspace(times[1], times[-1], 1000)]))
+    theta = path.at(np.clip(grid * eta, 0.0, path.flow_times[-1]))
+    m = len(a)
+    fine = np.minimum.accumulate(np.asarray(loss(theta[:, :m], theta[:, m:]))) / power
+    plateau = measure_plateau_length(np.maximum(fine, 0), grid, floor=best + 2 * _LEARNED)
+    return StartForecast(path.flow_time / eta, plateau.length, plateau.level, last, "learned")
 
 
 def _standardised(network: LinearRNN, dt: float) -> LinearRNN:
@@ -507,7 +503,7 @@ def _count(number: float) -> str:
     if math.isnan(number):
         return "an unknown number of"
     if math.isinf(number):
-        return "endless"
+        return "endlessly many"
     return f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
 
 
