@@ -41,8 +41,9 @@ from recollect.memory._search import (
 _OWNER = "measure_memory"
 _FRACTIONS = (0.5, 0.9, 0.95)
 _FORGOTTEN = 1e-3
-_MOST_SLOPES = 64
-_N_BLIND_STEPS = 12
+_MOST_SLOPES = 2**25
+_N_FEW_STEPS = 12
+_LONG = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -487,7 +488,8 @@ def _climb(
     log_range = (float(np.log(magnitudes.min())), float(np.log(magnitudes.max())))
     traced = is_traceable(functional, dt=dt)
     found, n_probes = envelope, 0
-    if traced and functional.n_inputs <= _MOST_SLOPES and not is_bounded:
+    n_slopes = n_lags * functional.n_outputs * functional.n_inputs
+    if traced and n_slopes <= _MOST_SLOPES and not is_bounded:
         slopes = slope_at_rest(functional, n_lags, n_settle, dt=dt)
         sizes = np.abs(slopes).sum(axis=2)
         running = np.abs(np.cumsum(slopes, axis=0)).sum(axis=2).max(initial=0.0)
@@ -534,7 +536,7 @@ def _climb(
             points[:, 1:] /= np.abs(points[:, 1:]).max(axis=1, keepdims=True)
         ascend(
             sizes_at, points, pairs, log_range=log_range, rng=rng,
-            **({} if traced else {"n_steps": _N_BLIND_STEPS}),
+            **({} if traced and n_lags <= _LONG else {"n_steps": _N_FEW_STEPS}),
         )  # fmt: skip
         rounds.append(_total(found, dt))
     return found, n_probes, rounds

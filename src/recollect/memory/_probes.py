@@ -8,6 +8,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from recollect._core._check import (
@@ -21,12 +22,14 @@ from recollect._core._functional import AbstractFunctional, AbstractRecurrent, a
 from recollect._core._precision import in_float64
 from recollect._core._signals import impulse_signal, reversed_signal, step_signal
 from recollect._core._types import Output, Signal
-from recollect.models import CausalAttention
+from recollect.models import CausalAttention, DiagonalRNN, LinearRNN, rediscretise
 
 PROBES = ("step", "impulse", "reversed")
 
 _LARGEST_CHUNK = 2**24
 _FEWEST, _SHORT = 32, 1024
+# From here on the states of all samples are worth not keeping.
+_LONG = 4096
 
 
 class _TorchBox(AbstractFunctional):
@@ -191,6 +194,8 @@ def responses(
     n_probes = len(signals)
     batched = getattr(functional, "respond", None)
     compiled = batched is None and is_traceable(functional, dt=dt)
+    if compiled:
+        functional = stepped(functional, signals.shape[1], dt=dt)
     size = chunk_size(functional, signals.shape[1])
     if batched is None and not compiled:
         for place, signal in enumerate(signals):
@@ -214,6 +219,38 @@ def responses(
         yield slice(start, start + n_asked), outputs
 
 
+def stepped(functional: AbstractFunctional, n_time: int, *, dt: float) -> AbstractFunctional:
+    """Returns a functional with its linear parts discretised, if it will run sample by sample."""
+    if n_time <= _LONG or not isinstance(functional, AbstractRecurrent):
+        return functional
+
+    def is_linear(node: Any) -> bool:
+        return isinstance(node, (LinearRNN, DiagonalRNN))
+
+    def discrete(node: Any) -> Any:
+        if not is_linear(node) or node.dt is not None:
+            return node
+        try:
+            return rediscretise(node, dt)
+        except ValueError:  # a step too long for its own rule: discretised at every sample
+            return node
+
+    return jax.tree.map(discrete, functional, is_leaf=is_linear)
+
+
+def run(functional: Any, signal: Any, *, dt: float) -> Any:
+    """Returns the output of a traced functional; a long recurrence keeps no states but the last."""
+    if len(signal) <= _LONG or not isinstance(functional, AbstractRecurrent):
+        return functional(signal, dt=dt)
+    functional = jax.tree.map(jnp.asarray, functional)
+
+    def body(state: Any, value: Any) -> Any:
+        state = functional.step(state, value, dt=dt)
+        return state, functional.readout(state)
+
+    return jax.lax.scan(body, functional.initial_state(), signal)[1]
+
+
 def _power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
@@ -226,7 +263,7 @@ def ask(functional: AbstractFunctional, signals: Any, *, dt: float) -> np.ndarra
 def chunk_size(functional: AbstractFunctional, n_time: int) -> int:
     """Returns how many probes are asked at once."""
     numbers = max(functional.n_inputs, functional.n_outputs)
-    if isinstance(functional, AbstractRecurrent):
+    if isinstance(functional, AbstractRecurrent) and n_time <= _LONG:
         leaves = jax.tree.leaves(functional.initial_state())
         numbers = max(numbers, sum(np.size(leaf) for leaf in leaves))
     if isinstance(functional, CausalAttention) and functional.window is None:
@@ -236,4 +273,4 @@ def chunk_size(functional: AbstractFunctional, n_time: int) -> int:
 
 @eqx.filter_jit
 def _respond(functional: Any, signals: Any, dt: Any) -> Any:
-    return jax.vmap(lambda signal: functional(signal, dt=dt))(signals)
+    return jax.vmap(lambda signal: run(functional, signal, dt=dt))(signals)

@@ -13,7 +13,7 @@ import numpy as np
 
 from recollect._core._functional import AbstractFunctional
 from recollect._core._precision import in_float64
-from recollect.memory._probes import chunk_size
+from recollect.memory._probes import chunk_size, run, stepped
 
 _N_STEPS = 24
 _MOST_STARTS = 24
@@ -59,7 +59,7 @@ def control_pairs(envelope: Envelope, *, shift: float = 0.0) -> np.ndarray:
     places = np.clip(np.arange(n_wanted) + shift, 0, n_wanted - 1) / (n_wanted - 1)
     lags = np.unique(((n_lags + 1.0) ** places).round().astype(int) - 1)
     lags = np.unique(np.minimum(lags, n_lags - 1))
-    n_each = max(1, _MOST_STARTS // len(lags))
+    n_each = max(1, (_FEWEST_LAGS if n_lags > _LONG else _MOST_STARTS) // len(lags))
     pairs = []
     for place, lag in enumerate(lags):
         loudest = np.argsort(-envelope.memory[lag])[:n_each]
@@ -124,6 +124,7 @@ def traced_sizes(
     shape (start, lag, out).
     """
     forward = functional.n_inputs < _MOST_FORWARD
+    functional = stepped(functional, n_lags + n_settle, dt=dt)
     most = chunk_size(functional, n_lags + n_settle)
     most = max(1, most // (functional.n_inputs + 2))
 
@@ -150,6 +151,7 @@ def slope_at_rest(
     functional: AbstractFunctional, n_lags: int, n_settle: int, *, dt: float
 ) -> np.ndarray:
     """Returns the derivative of the memory's response in the input, at zero, (lag, out, in)."""
+    functional = stepped(functional, n_lags + n_settle, dt=dt)
     return np.asarray(in_float64(_slope)(functional, n_lags, n_settle, dt))
 
 
@@ -185,7 +187,7 @@ def _moved(functional: Any, value: Any, n_lags: int, n_settle: int, dt: float) -
     signal = jnp.concatenate(
         [jnp.zeros((n_settle, value.shape[0]), value.dtype), jnp.tile(value, (n_lags, 1))]
     )
-    response = functional(signal, dt=dt)
+    response = run(functional, signal, dt=dt)
     before = response[n_settle - 1 : n_settle] if n_settle else jnp.zeros_like(response[:1])
     return jnp.diff(response[n_settle:], axis=0, prepend=before) / dt
 

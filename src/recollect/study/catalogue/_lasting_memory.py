@@ -37,7 +37,8 @@ def impulse(kind: str, horizon: int, seed: int) -> dict[str, Any]:
 
 
 def _model(kind: str, seed: int) -> Any:
-    from recollect import as_functional, models
+    from recollect import models
+    from recollect._core._functional import as_functional
 
     rng = np.random.default_rng(seed)
     if kind.startswith("tanh"):
