@@ -250,6 +250,41 @@ def measure(
 
 
 @app.command()
+def budget(
+    risk: Annotated[
+        float, typer.Option(help="Risk to guarantee: mean over sequences, sum over time.")
+    ],
+    samples: Annotated[int, typer.Option(help="Number of training sequences.")],
+    length: Annotated[int, typer.Option(help="Samples in each sequence.")],
+    nu: Annotated[float, typer.Option(help="Size of the target's transport map.")],
+    alpha: Annotated[float, typer.Option(help="Recurrent weights at the start, ±alpha.")] = 0.5,
+    delta: Annotated[float, typer.Option(help="Probability of failure.")] = 0.05,
+    method: Annotated[str, typer.Option(help="projected, average, sgd or plain.")] = "projected",
+    json: _Json = False,
+) -> None:
+    """Say which width and how many steps guarantee a risk, and what a run here measures.
+
+    Diagonal tanh networks, fixed readout, paired start, inputs of norm at most 1.
+
+    Example: recollect budget --risk 0.1 --samples 32 --length 8 --nu 1
+    """
+    from recollect.diagnosis import _budget_command
+
+    with _progress(json) as progress:
+        report = _budget_command.plan_budget(
+            risk=risk,
+            n_samples=samples,
+            horizon=length,
+            nu=nu,
+            alpha=alpha,
+            delta=delta,
+            method=method,
+            progress=progress,
+        )
+    print(_budget_command.as_json(report) if json else "\n".join(report.summary()))
+
+
+@app.command()
 def reproduce(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Catalogue entries; none: all.")

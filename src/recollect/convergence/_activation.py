@@ -73,7 +73,9 @@ class SmoothActivation:
             return self.curvature(np.maximum(abs(z) - reach, 0.0))
         if self.peak is None:
             near = abs(self.curvature(z)) + self.third_bound * reach
-            return np.minimum(self.curvature_bound, np.where(reach == 0, abs(self.curvature(z)), near))
+            return np.minimum(
+                self.curvature_bound, np.where(reach == 0, abs(self.curvature(z)), near)
+            )
         away = abs(z)
         ends = np.maximum(abs(self.curvature(away + reach)), abs(self.curvature(away - reach)))
         holds_peak = (abs(away - self.peak) <= reach) | (away + self.peak <= reach)
@@ -111,7 +113,9 @@ def smooth_activation(
         raise invalid("name", "a name that is not taken", repr(name))
     found = SmoothActivation(
         name,
-        float(value_bound) if value_bound == math.inf else require_positive("value_bound", value_bound),
+        float(value_bound)
+        if value_bound == math.inf
+        else require_positive("value_bound", value_bound),
         require_positive("slope_bound", slope_bound),
         require_positive("curvature_bound", curvature_bound),
         function=function,
@@ -250,7 +254,9 @@ def _named() -> dict[str, SmoothActivation]:
     place = int(np.argmax(-_smooth_hardtanh_curvature(grid)))
     corner = float(-_smooth_hardtanh_curvature(grid)[place])
     return {
-        "tanh": SmoothActivation("tanh", 1.0, 1.0, 4 / (3 * root3), 2.0, peak=math.atanh(1 / root3)),
+        "tanh": SmoothActivation(
+            "tanh", 1.0, 1.0, 4 / (3 * root3), 2.0, peak=math.atanh(1 / root3)
+        ),
         "sigmoid": SmoothActivation(
             "sigmoid", 1.0, 0.25, 1 / (6 * root3), 0.125, peak=math.log(2 + root3)
         ),

@@ -117,13 +117,18 @@ def initialise_paired(
     require_count("n_inputs", n_inputs)
     alpha = require_nonnegative("alpha", alpha)
     signs, turns, places = (
-        np.random.default_rng([require_count("seed", seed, minimum=0), stream]) for stream in range(3)
+        np.random.default_rng([require_count("seed", seed, minimum=0), stream])
+        for stream in range(3)
     )
     c = signs.choice([-1.0, 1.0], half)
     w = alpha * turns.choice([-1.0, 1.0], half)
     u = places.standard_normal((half, n_inputs))
     return PairedNetwork(
-        np.tile(w, 2), np.tile(u, (2, 1)), np.concatenate([c, -c]), require_smooth(activation), alpha
+        np.tile(w, 2),
+        np.tile(u, (2, 1)),
+        np.concatenate([c, -c]),
+        require_smooth(activation),
+        alpha,
     )
 
 
@@ -132,7 +137,10 @@ def require_even(argument: str, value: Any) -> int:
     width = require_count(argument, value, minimum=2)
     if width % 2:
         raise invalid(
-            argument, "an even number", width, "units come in pairs so that the output starts at zero"
+            argument,
+            "an even number",
+            width,
+            "units come in pairs so that the output starts at zero",
         )
     return width
 

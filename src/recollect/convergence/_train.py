@@ -168,9 +168,9 @@ def measure_gradient(
     """
     signals = require_sequences("signals", signals, network.n_inputs)
     targets = require_targets("targets", targets, signals)
-    risk, gw, gu = in_float64(
-        lambda *a: _risk_and_gradient(network.activation, *a)
-    )(network.weights, network.U, network.signs, np.moveaxis(signals, 1, 0), targets.T)
+    risk, gw, gu = in_float64(lambda *a: _risk_and_gradient(network.activation, *a))(
+        network.weights, network.U, network.signs, np.moveaxis(signals, 1, 0), targets.T
+    )
     return float(risk), gw, gu
 
 
@@ -198,9 +198,7 @@ def _outputs_and_states(activation: Any, w: Any, U: Any, signs: Any, x: Any) -> 
         return value, (h, value, slope)
 
     start = jnp.zeros_like(drive[0])
-    _, (before, after, slopes) = jax.lax.scan(
-        step, start, drive, unroll=min(len(x), _UNROLLED)
-    )
+    _, (before, after, slopes) = jax.lax.scan(step, start, drive, unroll=min(len(x), _UNROLLED))
     half = len(w) // 2
     signed = after * signs
     outputs = (signed[..., :half] + signed[..., half:]).sum(-1) / math.sqrt(len(w))
@@ -277,9 +275,7 @@ def _descend(
     def record(state: Any, keys: Any) -> Any:
         before = state
         state, seen = jax.lax.scan(step, state, keys)
-        first = (
-            _risk(activation, before[0], before[1], signs, x, y) if method == "sgd" else seen[0]
-        )
+        first = _risk(activation, before[0], before[1], signs, x, y) if method == "sgd" else seen[0]
         return state, (first, seen, _drift(state), (state[2], state[3]))
 
     def _drift(state: Any) -> Any:
