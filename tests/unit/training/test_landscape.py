@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -173,3 +175,19 @@ def test_the_plane_of_the_loss(line, loss):
 def test_bad_input_is_named(call, names):
     with pytest.raises((ValueError, TypeError), match=names):
         call()
+
+
+@pytest.mark.parametrize(
+    ("target", "stable"),
+    [("exp(-t)+exp(-3*t)", "outside"), ("2*exp(-t)-exp(-2*t)", "inside")],
+)
+def test_the_example_takes_any_target(tmp_path, capsys, target, stable):
+    path = Path(__file__).resolve().parents[3] / "examples" / "landscape_of_two_units.py"
+    spec = importlib.util.spec_from_file_location("landscape_example", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    out = tmp_path / "landscape.svg"
+    found = example.main(target, quick=True, out=str(out) if stable == "outside" else None)
+    assert found.stable == stable
+    assert out.exists() == (stable == "outside")
+    assert "critical spaces" in capsys.readouterr().out
