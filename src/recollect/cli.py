@@ -222,7 +222,10 @@ def measure(
     largest_input: Annotated[
         float, typer.Option(help="Largest step tried in the search for the memory.")
     ] = 1e3,
-    unit: Annotated[str, typer.Option(help="Name of the unit of time.")] = "steps",
+    unit: Annotated[
+        str | None,
+        typer.Option(help="Name of the unit of time; that of the saved model, or steps."),
+    ] = None,
     json: _Json = False,
 ) -> None:
     """Measure a model: its memory, its time scales and its distance to instability, per layer.

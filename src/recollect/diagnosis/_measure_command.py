@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -26,25 +27,27 @@ def measure_text(
     trained_on: float | None,
     normalisation: str,
     largest_input: float,
-    unit: str,
+    unit: str | None,
     progress: Callable[[str], None],
 ) -> ModelReport:
     """Returns the report on a saved model (an existing path wins) or on `module:attribute`."""
     _refuse_nonpositive(dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input)
-    model = read_model(text)
-    from recollect.diagnosis._layers import measure_model
+    # What a user's module prints must not mix with the answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        model = read_model(text)
+        from recollect.diagnosis._layers import measure_model
 
-    return measure_model(
-        model,
-        dt=dt,
-        horizon=horizon,
-        n_inputs=n_inputs,
-        trained_on=trained_on,
-        normalisation=normalisation,
-        largest_input=largest_input,
-        unit=unit,
-        progress=progress,
-    )
+        return measure_model(
+            model,
+            dt=dt,
+            horizon=horizon,
+            n_inputs=n_inputs,
+            trained_on=trained_on,
+            normalisation=normalisation,
+            largest_input=largest_input,
+            unit=unit or _saved_unit(text) or "steps",
+            progress=progress,
+        )
 
 
 def read_model(text: str) -> Any:
@@ -84,6 +87,17 @@ def read_model(text: str) -> Any:
 def as_json(report: ModelReport) -> str:
     """Returns the report as JSON text."""
     return json.dumps(report.record(), indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _saved_unit(text: str) -> str | None:
+    path = Path(text)
+    path = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
+    description = path.with_name(path.name + ".json")
+    if not description.is_file():
+        return None
+    said = json.loads(description.read_text("utf-8")).get("unit")
+    unit = said.get("time") if isinstance(said, dict) else None
+    return unit if isinstance(unit, str) and unit else None
 
 
 def _refuse_nonpositive(**numbers: float | None) -> None:

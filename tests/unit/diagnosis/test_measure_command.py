@@ -103,6 +103,19 @@ def test_a_saved_model_wins_over_a_module(module, tmp_path, capsys):
         assert "LinearRNN" in out
 
 
+def test_a_saved_unit_is_shown_and_prints_do_not_mix_in(module, tmp_path, capsys):
+    model = models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=0.25)
+    models.save(model, tmp_path / "timed", unit="hours")
+    _, out, _ = call(capsys, "timed", "--json", "--horizon", "10")
+    record = json.loads(out)
+    assert record["unit"] == "hours"
+    assert record["dt"] == 0.25
+    (tmp_path / "loud.py").write_text("print('hello')\nfrom some_models import linear\n")
+    _, out, err = call(capsys, "loud:linear", "--json", "--horizon", "10")
+    assert json.loads(out)["unit"] == "steps"
+    assert "hello" in err
+
+
 def test_a_function_without_arguments_makes_the_model(module, capsys):
     code, out, _ = call(capsys, f"{module}:made", "--horizon", "20")
     assert code == 0

@@ -7,7 +7,13 @@ import pytest
 
 from recollect import models
 from recollect.diagnosis import measure_model
-from recollect.memory import from_torch, measure_capacity, measure_memory, measure_memory_map
+from recollect.memory import (
+    from_torch,
+    measure_capacity,
+    measure_memory,
+    measure_memory_map,
+    measure_properties,
+)
 
 pytestmark = pytest.mark.peers
 
@@ -71,6 +77,17 @@ def test_a_transformer_layer_needs_its_mask(torch):
     found = measure_memory_map(causal, dt=1.0, horizon=24.0, n_starts=3, magnitudes=[1.0])
     assert not found.is_time_homogeneous
     assert found.before == 0
+
+
+def test_a_bidirectional_layer_is_refused_with_its_look_ahead(torch):
+    torch.manual_seed(6)
+    layer = torch.nn.LSTM(1, 3, batch_first=True, bidirectional=True)
+    both = from_torch(layer, n_inputs=1)
+    with pytest.raises(ValueError, match=r"changes \d+ step"):
+        measure_memory(both, dt=1.0, horizon=32.0)
+    found = measure_properties(both, dt=1.0, horizon=16.0)
+    assert found.causal.holds is False
+    assert found.look_ahead > 4
 
 
 def test_dropout_left_on_is_found(torch):

@@ -199,6 +199,19 @@ def test_the_map_agrees_with_the_memory_function():
 
 
 @pytest.mark.slow
+def test_long_probes_keep_no_states_and_change_nothing():
+    rates = np.geomspace(1e-3, 1, 6)
+    layer = models.StateSpaceLayer(
+        models.DiagonalRNN(rates, rates[:, None], np.ones((1, 6)) / 6), [[1.0]], activation="tanh"
+    )
+    stack = models.Stack([layer, models.LinearRNN([[-0.1]], [[1.0]], [[1.0]])])
+    short, long = (
+        measure_memory(stack, dt=1.0, horizon=horizon, n_restarts=0) for horizon in (4000.0, 4200.0)
+    )
+    np.testing.assert_allclose(long.memory[:4000], short.memory, atol=1e-13)
+
+
+@pytest.mark.slow
 def test_a_hundred_thousand_steps():
     rates = np.geomspace(1e-4, 1, 8)
     layer = models.StateSpaceLayer(
