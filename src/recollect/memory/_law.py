@@ -25,6 +25,9 @@ LAWS = ("none", "exponential", "power", "stretched", "delayed")
 _FRACTIONS = (0.5, 0.9, 0.95)
 _WORTH_SAMPLING = 20.0
 _MISFIT = 1e-3
+# Share of the explained power that structure may have before a shape counts as wrong: what is
+# measured is never exactly linear, and enough samples would refuse every shape.
+_IMMATERIAL = 0.02
 # noise-free memories: relative differences that are no evidence, and that no shape may exceed
 _SAME, _FOLLOWS = 1e-3, 0.03
 _TAIL_ATTEMPTS = ((False, _SAME, _FOLLOWS), (True, 0.05, 0.3))
@@ -113,13 +116,18 @@ def estimate_law(
     """Returns the law of a memory (none, exponential, power, ...) and how far back it reaches.
 
     Shapes compared (each with and without an extra coefficient at lag 0):
-    one to three exponentials and a damped oscillation (`exponential`), `(1 + t/scale)^-exponent`
-    (`power`), `exp(-(t/scale)^exponent)` (`stretched`), delayed exponential, delayed rise and
-    decay, a bump at a delay alone or after a decay (`delayed`), no response beyond the present
-    step (`none`). Amplitudes carry a g-prior and are integrated out exactly, the noise variance
+    one to three exponentials, a damped oscillation, a gamma response `t^(order-1) e^(-rate t)`
+    (equal tanks in a row), and a decay, or a rise and decay, after a dead time shorter than the
+    decay time (`exponential`: the law is that of the tail); `(1 + t/scale)^-exponent`
+    (`power`); `exp(-(t/scale)^exponent)` (`stretched`); a decay, or a rise and decay, after a
+    longer delay, a bump at a delay alone or after a decay (`delayed`); no response beyond the
+    present step (`none`). Amplitudes carry a g-prior and are integrated out exactly, the noise variance
     too; shape parameters are integrated by importance sampling. A law is named when it holds
     `min_probability` and the residual of its likeliest shape is free of structure (chi-squared
-    over hat functions of lag); otherwise the answer is `undecided`.
+    over hat functions of lag) or the structure is below 2 % of what the memory explains, in
+    which case the evidence is tempered by the Birge ratio √(χ²/degrees of freedom); otherwise
+    the answer is `undecided`. Intervals of `t50`, `t90`, `t95` are stretched by the same ratio
+    where it exceeds 1.
 
     `t50`, `t90`, `t95` are the lags by which that fraction of `∫|ρ|` has been seen, averaged over
     all shapes in proportion to their probability, tails beyond the lag window included. If no
@@ -303,10 +311,19 @@ def _compare(shapes, evidence, n_draws: int, rng: np.random.Generator) -> _Compa
         else dataclasses.replace(fit, log_evidence=estimate)
         for fit, is_worth, estimate in zip(fits, worth, crude, strict=True)
     ]
-    log_evidences = np.array([fit.log_evidence for fit in fits])
+    return _weighed(fits, variance, worth, 1.0)
+
+
+def _tempered(found: _Comparison, stretch: float) -> _Comparison:
+    """Returns the comparison with evidence worth as much as the structure left allows."""
+    return _weighed(found.fits, found.variance, found.weights > 0.0, stretch)
+
+
+def _weighed(fits, variance: float, worth: np.ndarray, stretch: float) -> _Comparison:
+    log_evidences = np.array([fit.log_evidence for fit in fits]) / stretch**2
     log_evidences = log_evidences - log_evidences.max()
     # laws are equally likely beforehand, and so are the shapes within one
-    n_shapes = {law: sum(shape.law == law for shape in shapes) for law in LAWS}
+    n_shapes = {law: sum(fit.family.law == law for fit in fits) for law in LAWS}
     weights = np.exp(log_evidences) / np.array([n_shapes[fit.family.law] for fit in fits])
     weights = np.where(worth, weights, 0.0)
     weights /= weights.sum()
@@ -332,21 +349,28 @@ def _law_of_statistics(
     rng = np.random.default_rng(seed)
     shapes = families(evidence.edges[-1], max(record / dt, 2.0 * evidence.edges[-1]))
     found = _compare(shapes, evidence, n_draws, rng)
-    misfit = _law_evidence.misfit_probability(found.best, evidence, found.variance)
+    misfit = _law_evidence.measure_misfit(found.best, evidence, found.variance)
     dense = _dense_edges(evidence.edges[-1])
-    if misfit < _MISFIT:
+    stretch = 1.0
+    is_structured = misfit.probability < _MISFIT
+    if is_structured and misfit.share > _IMMATERIAL:
         seen = _seen_of_posterior(evidence, covariance, dense, n_draws, rng)
         law, status = _law_without_shape(seen, dense, found.best, min_probability)
     else:
+        if is_structured:
+            found = _tempered(found, misfit.stretch)
         law, status = _law_by_probability(found, min_probability)
         seen = _seen_of_fits(found.fits, found.weights, dense, n_draws, rng)
-    t50, t90, t95 = (_interval(dt * row, level) for row in _quantile_lags(seen, dense))
+        stretch = misfit.stretch
+    t50, t90, t95 = (
+        _stretched(_interval(dt * row, level), stretch) for row in _quantile_lags(seen, dense)
+    )
     return seen, MemoryLaw(
         law=law,
         t50=t50,
         t90=t90,
         t95=t95,
-        misfit=misfit,
+        misfit=misfit.probability,
         verdict=_verdict(t95, record),
         status=status,
         warnings=_warnings(t95),
@@ -405,7 +429,7 @@ def _law_of_profile(profile: _law_profile.Profile, record: float, options) -> Me
     shapes = [
         shape
         for shape in families(n_lags, 1e3 * n_lags)
-        if shape.law != "none" and not shape.name.endswith("and instant")
+        if shape.law != "none" and not shape.name.endswith(("and instant", "gamma"))
     ]
     evidence = _law_profile.profile_evidence(profile, inexactness=_SAME)
     found = _compare(shapes, evidence, options["n_draws"], rng)
@@ -532,6 +556,16 @@ def _interval(values: np.ndarray, level: float, weights: np.ndarray | None = Non
     spots = np.searchsorted(reached, [0.5, tail, 1.0 - tail])
     value, lower, upper = values[order][np.minimum(spots, len(values) - 1)]
     return LagInterval(float(value), float(lower), float(upper), level)
+
+
+def _stretched(span: LagInterval, ratio: float) -> LagInterval:
+    """Returns the interval with its ends `ratio` times as far from the value, in log lag."""
+    if not (span.lower > 0.0 and math.isfinite(span.value)):
+        return span
+    lower = span.value * (span.lower / span.value) ** ratio
+    return dataclasses.replace(
+        span, lower=lower, upper=span.value * (span.upper / span.value) ** ratio
+    )
 
 
 def _dense_edges(n_lags: float) -> np.ndarray:

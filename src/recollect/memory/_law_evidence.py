@@ -11,6 +11,7 @@ import scipy.linalg
 import scipy.special
 import scipy.stats
 
+from recollect._core._references import references
 from recollect.memory._law_families import Family
 
 _N_STARTS = 6
@@ -145,12 +146,28 @@ def crude_evidence(fit: Fit, evidence: Evidence, variance: float) -> float:
     return log_likelihood - family.n_linear * log_ratio - 3.5 * family.n_parameters
 
 
-def misfit_probability(fit: Fit, evidence: Evidence, variance: float) -> float:
-    """Returns the chance that a memory of this shape leaves as much structure as was left.
+@dataclasses.dataclass(frozen=True)
+class Misfit:
+    """How much structure a shape leaves in the residual.
 
-    The residual of the best point is projected on hat functions over log-spaced lags, after
-    the directions in which the family itself can move; under the family the projection is
-    chi-squared.
+    Args:
+        probability: chance that a memory of this shape leaves as much.
+        stretch: the Birge ratio `√(χ²/degrees of freedom)`, at least 1: by so much the shape's
+            own intervals are too short if the excess is not chance.
+        share: of the output power that the memory explains, what the structure would add.
+    """
+
+    probability: float
+    stretch: float
+    share: float
+
+
+@references("birge1932calculation")
+def measure_misfit(fit: Fit, evidence: Evidence, variance: float) -> Misfit:
+    """Returns how much structure the best point of a family leaves.
+
+    The residual is projected on hat functions over log-spaced lags, after the directions in
+    which the family itself can move; under the family the projection is chi-squared.
     """
     residual, tangent = _residual(fit.family, fit.theta[None], evidence)
     hats = evidence.root @ _hats(evidence.edges)
@@ -158,9 +175,14 @@ def misfit_probability(fit: Fit, evidence: Evidence, variance: float) -> float:
     n_tangent = _orthonormal(tangent).shape[1]
     n_free = basis.shape[1] - n_tangent
     if n_free < 1:
-        return 1.0
+        return Misfit(1.0, 1.0, 0.0)
     left = float(np.sum((basis.T @ residual) ** 2)) / variance
-    return float(scipy.stats.chi2.sf(left, n_free))
+    explained = max(evidence.power - fit.squares, 1e-300)
+    return Misfit(
+        float(scipy.stats.chi2.sf(left, n_free)),
+        max(1.0, math.sqrt(left / n_free)),
+        max(left - n_free, 0.0) * variance / explained,
+    )
 
 
 def _unsampled(family, theta, squares) -> Fit:
@@ -280,7 +302,7 @@ def _polish(family: Family, theta: np.ndarray, evidence: Evidence):
     for _ in range(_N_STEPS):
         descent, gradient = _normal_step(family, theta, amplitudes, columns, evidence)
         scale = np.einsum("bii->bi", descent)
-        scale = np.maximum(scale, 1e-12 * scale.max(axis=1, keepdims=True) + 1e-300)
+        scale = np.maximum(scale, 1e-12 * scale.max(axis=1, keepdims=True) + 1e-100)
         damped = descent + (damping[:, None] * scale)[..., None] * np.eye(family.n_parameters)
         move = np.linalg.solve(damped, gradient[..., None])[..., 0]
         trial = np.clip(theta + np.clip(move, -1.0, 1.0), family.low, family.high)
@@ -291,7 +313,7 @@ def _polish(family: Family, theta: np.ndarray, evidence: Evidence):
         squares = np.where(better, tried[0], squares)
         amplitudes = np.where(better[:, None], tried[1], amplitudes)
         columns = np.where(better[:, None, None], tried[3], columns)
-        damping = np.where(better, damping / 5.0, damping * 4.0)
+        damping = np.where(better, np.maximum(damping / 5.0, 1e-12), damping * 4.0)
         settled = (gained < 1e-7 * squares) & (better | (damping > 1e3))
         if settled.all():
             break

@@ -56,6 +56,7 @@ def families(n_lags: float, horizon: float) -> tuple[Family, ...]:
     scale = (math.log(0.25), math.log(horizon))
     delay = (0.0, math.log(max(n_lags - 1.0, 2.0)))
     spread = (math.log(0.2), math.log(n_lags / 2))
+    order = (0.0, math.log(8.0))
     shapes = [
         _family("zero", "none", [], 0, _zero, _zero, _read_nothing),
         _family("instant", "none", [], 1, _instant, _instant_density, _read_nothing),
@@ -87,6 +88,28 @@ def families(n_lags: float, horizon: float) -> tuple[Family, ...]:
             _three_density,
             _read_three,
         ),
+        # cascades: the law is that of the tail, and these rise first
+        _family("gamma", "exponential", [rate, order], 1, _gamma, _gamma_density, _read_gamma),
+        _family(
+            "exponential after a dead time",
+            "exponential",
+            [delay, rate],
+            1,
+            _brief(_delayed(_exponential)),
+            _brief(_delayed_density(_exponential_density)),
+            _read_delayed(_read_exponential),
+            delay=0,
+        ),
+        _family(
+            "rise and decay after a dead time",
+            "exponential",
+            [delay, rate, ratio],
+            1,
+            _brief(_delayed(_rise)),
+            _brief(_delayed_density(_rise_density)),
+            _read_delayed(_read_two),
+            delay=0,
+        ),
         _family("power law", "power", [scale, (0.5, 5.0)], 1, _power, _power_density, _read_power),
         _family(
             "stretched",
@@ -102,8 +125,8 @@ def families(n_lags: float, horizon: float) -> tuple[Family, ...]:
             "delayed",
             [delay, rate],
             1,
-            _delayed(_exponential),
-            _delayed_density(_exponential_density),
+            _late(_delayed(_exponential)),
+            _late(_delayed_density(_exponential_density)),
             _read_delayed(_read_exponential),
             delay=0,
         ),
@@ -112,8 +135,8 @@ def families(n_lags: float, horizon: float) -> tuple[Family, ...]:
             "delayed",
             [delay, rate, ratio],
             1,
-            _delayed(_rise),
-            _delayed_density(_rise_density),
+            _late(_delayed(_rise)),
+            _late(_delayed_density(_rise_density)),
             _read_delayed(_read_two),
             delay=0,
         ),
@@ -140,7 +163,10 @@ def families(n_lags: float, horizon: float) -> tuple[Family, ...]:
             density=_with_instant(shape.density, _instant_density),
         )
         for shape in shapes
-        if shape.law in ("exponential", "power", "stretched") and shape.n_linear < 3
+        if shape.law in ("exponential", "power", "stretched")
+        and shape.n_linear < 3
+        and shape.delay is None
+        and shape.name != "gamma"
     ]
     return tuple(shapes + with_instant)
 
@@ -224,6 +250,35 @@ def _delayed(step: Step) -> Step:
         return step(theta[:, 1:], np.maximum(times - np.exp(theta[:, :1]), 0.0))
 
     return shifted
+
+
+def _late(columns: Step) -> Step:
+    """Keeps the delays of one decay time or more: less is a dead time before a decay."""
+
+    def kept(theta, times):
+        is_late = theta[:, 0] + theta[:, 1] >= 0.0
+        return np.where(is_late[:, None, None], columns(theta, times), np.nan)
+
+    return kept
+
+
+def _brief(columns: Step) -> Step:
+    def kept(theta, times):
+        is_brief = theta[:, 0] + theta[:, 1] < 0.0
+        return np.where(is_brief[:, None, None], columns(theta, times), np.nan)
+
+    return kept
+
+
+def _gamma(theta, times):
+    rate, order = np.exp(theta[:, 0])[:, None], np.exp(theta[:, 1])[:, None]
+    return scipy.special.gammainc(order, rate * times)[:, None]
+
+
+def _gamma_density(theta, times):
+    rate, order = np.exp(theta[:, 0])[:, None], np.exp(theta[:, 1])[:, None]
+    grown = scipy.special.xlogy(order - 1.0, rate * times) - scipy.special.gammaln(order)
+    return (rate * np.exp(grown - rate * times))[:, None]
 
 
 def _bump(theta, times):
@@ -342,6 +397,10 @@ def _read_delayed(read):
         return {"delay": np.exp(theta[..., 0]), **read(theta[..., 1:])}
 
     return shifted
+
+
+def _read_gamma(theta):
+    return {"rate": np.exp(theta[..., 0]), "order": np.exp(theta[..., 1])}
 
 
 def _read_bump(theta):
