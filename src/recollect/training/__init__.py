@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from recollect.training._flow import FlowEvent, GradientFlow, solve_flow, solve_flows
 from recollect.training._general import (
     PlateauLength,
     TrainingEnsemble,
     measure_plateau_length,
     train_ensemble,
+)
+from recollect.training._hitting import (
+    HittingTime,
+    measure_hitting_time,
+    measure_hitting_times,
+    measure_steps,
+    predict_steps,
 )
 from recollect.training._landscape import (
     CriticalCounts,
@@ -38,8 +46,17 @@ from recollect.training._plateau_starts import (
     draw_plateau_starts,
     list_plateau_partitions,
 )
+from recollect.training._system import SystemCandidate, TrainedSystem, train_system
+from recollect.training._theory import (
+    LinearEscape,
+    bound_hitting_time,
+    predict_escape_exponent,
+    predict_linear_escape,
+)
 
 __all__ = [
+    "SystemCandidate",
+    "TrainedSystem",
     "ExactLoss",
     "CriticalCounts",
     "CriticalPoint",
@@ -70,4 +87,18 @@ __all__ = [
     "predict_two_unit_line",
     "solve_momentum_flow",
     "train_ensemble",
+    "FlowEvent",
+    "GradientFlow",
+    "HittingTime",
+    "LinearEscape",
+    "bound_hitting_time",
+    "measure_hitting_time",
+    "measure_hitting_times",
+    "measure_steps",
+    "predict_escape_exponent",
+    "predict_linear_escape",
+    "predict_steps",
+    "solve_flow",
+    "solve_flows",
+    "train_system",
 ]

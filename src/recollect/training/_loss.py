@@ -122,6 +122,16 @@ class ExactLoss:
         """
         return _laplace(self.target, np.asarray(s), derivative)
 
+    @property
+    def rest(self) -> AbstractLinearFunctional | None:
+        """What the target has beside exponentials, R; None if nothing."""
+        return self._rest
+
+    def misfit(self, amplitudes: Any, rates: Any) -> Any:
+        """Returns `‖ρ̂ - ρ̄‖²`, the distance to the target's exponentials: zero on a plateau."""
+        a, w = _weights(amplitudes, rates)
+        return _plain(_quadratic(*self._concatenated(a, w)))
+
     def _concatenated(self, a: np.ndarray, w: np.ndarray) -> _Parts:
         shape = (*a.shape[:-1], len(self._shared.rates))
         return _Parts(
