@@ -237,9 +237,12 @@ def measure(
     """
     from recollect.diagnosis import _measure_command
 
+    named = _measure_command.read_named(
+        model, dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input
+    )
     with _progress(json) as progress:
-        report = _measure_command.measure_text(
-            model,
+        report = _measure_command.measure_named(
+            named,
             dt=dt,
             horizon=horizon,
             n_inputs=inputs,

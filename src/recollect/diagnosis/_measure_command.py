@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import json
@@ -12,14 +13,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recollect._core._check import did_you_mean, invalid
+from recollect._core._check import did_you_mean, invalid, require_positive
 
 if TYPE_CHECKING:
     from recollect.diagnosis._layers import ModelReport
 
 
-def measure_text(
-    text: str,
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A model and the unit of time it was saved with.
+
+    Args:
+        model: a functional, a callable or a module.
+        unit: as in its file, None if it says nothing.
+    """
+
+    model: Any
+    unit: str | None
+
+
+def measure_named(
+    named: Named,
     *,
     dt: float,
     horizon: float | None,
@@ -30,24 +44,34 @@ def measure_text(
     unit: str | None,
     progress: Callable[[str], None],
 ) -> ModelReport:
-    """Returns the report on a saved model (an existing path wins) or on `module:attribute`."""
-    _refuse_nonpositive(dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input)
-    # What a user's module prints must not mix with the answer.
+    """Returns the report on a model read by `read_model`."""
+    # What a user's model prints must not mix with the answer.
     with contextlib.redirect_stdout(sys.stderr):
-        model = read_model(text)
         from recollect.diagnosis._layers import measure_model
 
         return measure_model(
-            model,
+            named.model,
             dt=dt,
             horizon=horizon,
             n_inputs=n_inputs,
             trained_on=trained_on,
             normalisation=normalisation,
             largest_input=largest_input,
-            unit=unit or _saved_unit(text) or "steps",
+            unit=unit or named.unit or "steps",
             progress=progress,
         )
+
+
+def read_named(text: str, **numbers: float | None) -> Named:
+    """Returns the model a text names, after refusing options that are no positive numbers.
+
+    Nothing heavy is imported for an answer of no.
+    """
+    for name, number in numbers.items():
+        if number is not None:
+            require_positive("--" + name.replace("_", "-"), number)
+    with contextlib.redirect_stdout(sys.stderr):
+        return Named(read_model(text), _saved_unit(text))
 
 
 def read_model(text: str) -> Any:
@@ -98,14 +122,6 @@ def _saved_unit(text: str) -> str | None:
     said = json.loads(description.read_text("utf-8")).get("unit")
     unit = said.get("time") if isinstance(said, dict) else None
     return unit if isinstance(unit, str) and unit else None
-
-
-def _refuse_nonpositive(**numbers: float | None) -> None:
-    from recollect._core._check import require_positive
-
-    for name, number in numbers.items():
-        if number is not None:
-            require_positive("--" + name.replace("_", "-"), number)
 
 
 def _import(name: str) -> Any:

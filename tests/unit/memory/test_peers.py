@@ -129,5 +129,5 @@ def test_capacity_has_the_definition_of_reservoirpy():
         score="test",
         series=series[:, 0],
     )
-    np.testing.assert_allclose(found.per_delay[1:], theirs, atol=1e-3)
-    assert found.per_delay[1:].sum() == pytest.approx(np.sum(theirs), rel=1e-4)
+    np.testing.assert_allclose(found.per_delay[1:], theirs, atol=1e-5)
+    assert found.per_delay[1:].sum() == pytest.approx(np.sum(theirs), rel=1e-5)

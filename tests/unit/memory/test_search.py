@@ -44,7 +44,7 @@ def test_the_search_finds_what_ten_thousand_random_steps_find(searched):
         outputs = _many(model, values, 24)
         gain = np.abs(np.diff(outputs, axis=1, prepend=0.0)) / np.abs(values).max(axis=1)[:, None]
         best = np.maximum(best, gain.max(axis=0))
-    assert (searched.memory[:, 0] >= 0.98 * best).all()
+    assert (searched.memory[:, 0] >= 0.999 * best).all()
 
 
 def _many(model, values, n_time):
