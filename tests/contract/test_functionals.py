@@ -73,6 +73,26 @@ def _affine() -> models.AffineRNN:
     return models.AffineRNN(network, [0.5, -1.0], [1.0, 2.0, 3.0], 0.1 * np.arange(1.0, 6.0))
 
 
+def _state_network() -> models.StateNetwork:
+    rng = _rng()
+    network = models.LinearRNN(
+        rng.standard_normal((4, 4)) - 3 * np.eye(4),
+        rng.standard_normal((4, 5)),
+        rng.standard_normal((2, 4)),
+    )
+    return models.StateNetwork(
+        network,
+        tuple(rng.standard_normal(shape) for shape in ((3, 4), (3, 2), (3,))),  # pyright: ignore
+        input_units=tuple(rng.standard_normal(shape) for shape in ((2, 2), (2, 2), (2,))),  # pyright: ignore
+        output_units=tuple(rng.standard_normal(shape) for shape in ((2, 1), (1, 4), (1,))),  # pyright: ignore
+        input_offset=[0.5, -1.0],
+        output_offset=[1.0, 2.0],
+        start=[0.1, 0.2, 0.3, 0.4],
+        lower=[-0.5, -np.inf],
+        upper=[1.5, np.inf],
+    )
+
+
 def _weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     rng = _rng()
     return [rng.standard_normal(shape) / np.sqrt(shape[-1]) for shape in shapes]
@@ -134,6 +154,7 @@ MODELS = {
     "CausalAttention": Case(lambda: _attention(None), is_linear=False, is_homogeneous=False),
     "CausalAttention window": Case(lambda: _attention(9), is_linear=False),
     "AffineRNN": Case(_affine, is_linear=False, is_homogeneous=False),
+    "StateNetwork": Case(_state_network, is_linear=False, is_homogeneous=False),
     "LinearRNN continuous": Case(_dense),
     "LinearRNN Euler": Case(lambda: _dense(discretisation=recollect.Euler()), is_exact=False),
     "LinearRNN discrete": Case(lambda: _dense(dt=0.25)),

@@ -44,6 +44,7 @@ from recollect.models._reparam import (
     Relu,
     Softplus,
 )
+from recollect.models._state_network import StateNetwork
 from recollect.models._state_space import Stack, StateSpaceLayer
 from recollect.models._stream import evaluate_checkpointed, stream
 from recollect.models._torch import to_torch
@@ -68,6 +69,7 @@ __all__ = [
     "Softplus",
     "StabilityMargin",
     "Stack",
+    "StateNetwork",
     "StateSpaceLayer",
     "choose_form",
     "evaluate_checkpointed",

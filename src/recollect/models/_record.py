@@ -24,6 +24,7 @@ from recollect.models import (
     _linear,
     _nonlinear,
     _reparam,
+    _state_network,
     _state_space,
 )
 
@@ -46,6 +47,7 @@ _CLASSES: dict[str, type] = {
         _gated.GRU,
         _gated.LSTM,
         _gated.SelectiveRNN,
+        _state_network.StateNetwork,
         _state_space.StateSpaceLayer,
         _state_space.Stack,
         _attention.CausalAttention,
