@@ -459,6 +459,13 @@ def predict_two_unit_line(target: AbstractLinearFunctional | ExactLoss) -> TwoUn
 
     Source: Li et al. 2021, proposition D.1.
     """
+    if isinstance(target, ExactLoss) and target.spectrum is not None:
+        raise invalid(
+            "target",
+            "a loss for white noise",
+            "a coloured one",
+            "use list_critical_spaces and predict_inertia, which hold for every input",
+        )
     best = find_minimiser(target, 1)
     bend = float(best.bend[0])
     return TwoUnitLine(

@@ -27,7 +27,7 @@ TEMPLATES = {
 }
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow)
-    if name in ("narrow gauss", "triangle", "heavy right tail")
+    if name in ("narrow gauss", "triangle", "wave", "heavy right tail")
     else name
     for name in TEMPLATES
 ]

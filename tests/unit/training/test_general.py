@@ -48,7 +48,14 @@ def test_a_curve_does_not_depend_on_its_neighbours():
     assert not np.array_equal(together.losses[1], together.losses[0])
 
 
-@pytest.mark.parametrize("optimiser", ["gradient_descent", "momentum", "adam"])
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        pytest.param("gradient_descent", marks=pytest.mark.slow),
+        pytest.param("momentum", marks=pytest.mark.slow),
+        "adam",
+    ],
+)
 def test_every_optimiser_learns_a_short_memory(optimiser):
     target = targets.exponential_sum([1.0], [1.0])
     step = 0.01 if optimiser == "adam" else 0.05

@@ -103,6 +103,24 @@ def test_critical_spaces_are_critical_and_their_inertia_is_predicted(width, d):
             assert np.abs(along).max() < 1e-12 * np.abs(found.curvature).max()
 
 
+def test_the_rule_holds_for_coloured_inputs_too():
+    loss = training.exact_loss(TWO, spectrum=training.ou_spectrum(rate=2.0))
+    best = training.find_minimiser(loss, 1)
+    # Other weights are best where the input has little power at high frequencies.
+    assert best.rates[0] < 1.4
+    assert np.abs(best.residuals).max() < 1e-14
+    for space in training.list_critical_spaces(best, 3):
+        for free, kind in (
+            ([0.3, 0.2], "saddle"),
+            ([-0.5, 0.4], "saddle"),
+            ([3.0, -0.5], "stable"),
+        ):
+            a, w = space.point(free)
+            found = training.classify_point(loss, a, w)
+            assert found.kind == kind
+            assert found.inertia == training.predict_inertia(space, a)
+
+
 def _stirling(n, k):
     return sum((-1) ** j * math.comb(k, j) * (k - j) ** n for j in range(k + 1)) // math.factorial(
         k
