@@ -24,6 +24,7 @@ from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.approximation._discrete import fit_discrete
 from recollect.approximation._errors import measure_deviation
+from recollect.approximation._estimated import fit_estimate
 from recollect.approximation._grid import build_grid
 from recollect.approximation._hankel import (
     HankelSpectrum,
@@ -49,6 +50,7 @@ from recollect.approximation._l2 import (
 )
 from recollect.approximation._leveling import level_sections
 from recollect.approximation._linf import fit_linf
+from recollect.approximation._positive import refine_positive
 from recollect.approximation._problem import NORMS, FitGrid, Poles, evaluate_sum
 from recollect.approximation._samples import fit_samples
 from recollect.approximation._state_space import (
@@ -58,6 +60,7 @@ from recollect.approximation._state_space import (
     propagate,
     takenaka_malmquist,
 )
+from recollect.memory import KernelEstimate
 from recollect.models import LinearRNN
 from recollect.targets import SampledKernel, kernel_quadrature
 from recollect.targets._kernel import kernel_hints
@@ -645,14 +648,19 @@ def fit_exponential_sum(
         kernel_or_samples: a linear functional (a target, a network), or a function of lags
             (lag,) -> (lag,) or (lag, out, in). In the unit of time of its lags. Or samples: a
             pair (lags, values), a `SampledKernel`, or a measured memory with `lags` and `memory`.
-        width: number of exponentials (a conjugate pair counts as two). From samples it may be
-            left out together with `error`: the width that the noise allows is taken.
+            Or a `KernelEstimate` with one output: then the likelihood of its data is maximised
+            (`fit_estimate`), and `norm` names the distance to the posterior mean that is judged.
+        width: number of exponentials (a conjugate pair counts as two). From samples or an
+            estimate it may be left out together with `error`: the width that the noise allows
+            is taken.
         error: instead of `width`: the smallest width whose error in `norm` is at most this.
         norm: `"l1"` (the operator norm of the papers), `"l2"` or `"linf"`.
         poles: `"complex"` allows conjugate pairs, `"real"` does not.
         positive: allow positive amplitudes only (then rates are real).
         constant: allow a constant beside the decaying terms.
-        weights: `"absolute"`, or for samples `"relative"` to their size.
+        weights: `"absolute"`, or `"relative"` to the size of the samples, or of a kernel that
+            keeps its sign (over the lags where it exceeds 1e-8 of its peak; `errors` are then
+            relative too: mean, root mean square and largest).
         noise: standard deviation of samples, one number or one per sample, if it is known.
         dt: fit the kernel integrals `K_j = ∫_{j dt}^{(j+1) dt} ρ` in discrete time instead; a
             functional that lives in discrete time, such as a pure delay, brings its own step.
@@ -678,6 +686,17 @@ def fit_exponential_sum(
         error = require_positive("error", error)
     max_width = require_count("max_width", max_width)
     real = poles == "real" or positive
+    if isinstance(kernel_or_samples, KernelEstimate):
+        if real or constant or weights == "relative" or noise is not None or dt is not None:
+            raise invalid(
+                "kernel_or_samples",
+                "an estimate without poles, positive, constant, weights, noise or dt",
+                "one of them",
+                "the estimate brings its own noise and step",
+            )
+        return _from_estimate(
+            kernel_or_samples, width=width, error=error, norm=norm, max_width=max_width
+        )
     samples = _as_samples(kernel_or_samples)
     if samples is not None:
         lags, values, sigma = samples
@@ -698,11 +717,17 @@ def fit_exponential_sum(
     if (width is None) == (error is None):
         raise invalid("width", "either width or error", "both" if width is not None else "neither")
     if weights == "relative":
-        raise invalid(
-            "weights",
-            "absolute for an exact kernel",
-            "relative",
-            "sample it on the lags that matter, or use fit_minimax_sum with a last lag",
+        if dt is not None or getattr(kernel_or_samples, "dt", None) is not None:
+            raise invalid("weights", "absolute in discrete time", "relative")
+        source = _source(kernel_or_samples, norm=norm, constant=constant)
+        return _relative(
+            source,
+            width=width,
+            error=error,
+            norm=norm,
+            real=real,
+            positive=positive,
+            max_width=max_width,
         )
     step = getattr(kernel_or_samples, "dt", None) if dt is None else require_positive("dt", dt)
     if step is not None:
@@ -838,6 +863,134 @@ def _from_samples(
     )
 
 
+# Where a kernel has fallen below this part of its peak, its relative error is nobody's concern.
+_LEAST_RELATIVE = 1e-8
+_MOST_RELATIVE_LAGS = 500
+
+
+def _relative(source: _Source, *, norm: str, **options: Any) -> ExponentialSum:
+    """A fit of the relative error, over the lags at which the kernel is worth dividing by.
+
+    Fitted on nodes even in the quadrature's own order (graded to the start, logarithmic in a
+    tail); errors are those on the check nodes, which the fit never saw.
+    """
+    grid = source.grid
+    if grid.n_outputs * grid.n_inputs > 1:
+        raise invalid("weights", "absolute for several channels", "relative")
+
+    def worth(nodes: np.ndarray, values: np.ndarray) -> np.ndarray:
+        size = np.abs(values[:, 0, 0])
+        small = np.flatnonzero(size < _LEAST_RELATIVE * size.max())
+        n = int(small[0]) if len(small) else len(nodes)
+        n = min(n, int(np.searchsorted(nodes, grid.effective_support, side="right")))
+        return np.unique(np.linspace(0, n - 1, min(n, _MOST_RELATIVE_LAGS)).round().astype(int))
+
+    seen, checked = worth(grid.nodes, grid.values), worth(grid.check_nodes, grid.check_values)
+    values = grid.values[seen, 0, 0]
+    crossings = np.flatnonzero(np.sign(values[1:]) * np.sign(values[:-1]) < 0)
+    if len(crossings):
+        raise invalid(
+            "weights",
+            "absolute for a kernel that changes sign",
+            f"relative, with a zero at lag {grid.nodes[seen[crossings[0]]]:.3g}",
+        )
+    # The sum has no say about the constant: the kernel's own value at infinity is set apart.
+    found = fit_samples(
+        grid.nodes[seen], values, norm=norm, weights="relative", slow_rates=True, **options
+    )
+    fit = _from_samples(
+        found,
+        grid.check_nodes[checked],
+        grid.check_values[checked],
+        norm=norm,
+        weights="relative",
+    )
+    last = float(grid.check_nodes[checked[-1]])
+    told = f"relative, on {len(checked)} lags up to {last:.3g} that the fit did not see"
+    return dataclasses.replace(
+        fit, constant=source.constant, stats={**fit.stats, "errors_are": told}
+    )
+
+
+def _from_estimate(
+    estimate: KernelEstimate,
+    *,
+    width: int | None,
+    error: float | None,
+    norm: str,
+    max_width: int,
+) -> ExponentialSum:
+    """The network of an estimated kernel, by likelihood, as a sum."""
+    n_outputs = estimate.kernel.shape[1]
+    if n_outputs > 1:
+        raise invalid(
+            "kernel_or_samples",
+            "an estimate with one output",
+            f"{n_outputs} outputs",
+            "call fit_estimate with output=0, 1, …: each output has noise of its own",
+        )
+    found = fit_estimate(estimate, max_width=width or min(max_width, 16))
+    bins = np.diff(estimate.edges)
+
+    def errors_of(network: LinearRNN) -> dict[str, float]:
+        averages = np.diff(np.asarray(network.step_response(estimate.edges)), axis=0)
+        apart = averages / bins[:, None, None] - estimate.kernel
+        return {
+            "l1": float(bins @ np.abs(apart).sum(axis=(1, 2))),
+            "l2": float(np.sqrt(bins @ np.sum(apart**2, axis=(1, 2)))),
+            "linf": float(np.abs(apart).sum(axis=2).max()),
+        }
+
+    status = found.status
+    if width is not None:
+        chosen = min(width, len(found.networks))
+        if chosen < width:
+            status = Status("width_beyond_rank", f"the estimate holds {chosen} of {width} units")
+    elif error is not None:
+        reached = [errors_of(network)[norm] for network in found.networks]
+        enough = [m for m, value in enumerate(reached, 1) if value <= error]
+        chosen = enough[0] if enough else 1 + int(np.argmin(reached))
+        if not enough:
+            told = f"the error wanted is {error:.3g}; {min(reached):.3g} was reached"
+            status = Status("not_converged", told)
+    else:
+        chosen = found.recommended
+    network = found.networks[chosen - 1]
+    errors = errors_of(network)
+    rates, amplitudes = _modes_of_network(network)
+    bounds: dict[str, float | None] = dict.fromkeys(NORMS)
+    bounds["l1"] = min(float(found.bounds[chosen - 1]), errors["l1"])
+    return ExponentialSum(
+        model=network,
+        rates=rates,
+        amplitudes=amplitudes,
+        constant=np.zeros(amplitudes.shape[1:]),
+        errors=errors,
+        norm=norm,
+        bound=bounds[norm],
+        bounds=bounds,
+        dt=None,
+        status=status,
+        stats={
+            "width_requested": width,
+            "width_recommended": found.recommended,
+            "noise": found.noise,
+            "errors_are": "distances to the posterior mean, averaged over its lag bins",
+        },
+    )
+
+
+def _modes_of_network(network: LinearRNN) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and residues of a network that can be diagonalised, NaN where it cannot."""
+    A, B, C = (np.asarray(x, dtype=np.float64) for x in (network.A, network.B, network.C))
+    values, vectors = np.linalg.eig(A)
+    amplitudes = np.full((len(values), len(C), B.shape[1]), np.nan, dtype=complex)
+    if np.linalg.cond(vectors) < 1e12:
+        inputs = np.linalg.solve(vectors, B.astype(complex))
+        amplitudes = np.einsum("ok,ki->koi", C @ vectors, inputs)
+    return -values.astype(complex), amplitudes
+
+
 def _kernel_integrals(functional: Any, step: float, norm: str) -> np.ndarray:
     """K_j up to where they no longer matter, shape (n, out, in)."""
     if not isinstance(functional, AbstractLinearFunctional):
@@ -968,6 +1121,11 @@ def _positive(
     order = np.argsort(found.rates.real)
     rates, flat = found.rates[order], found.amplitudes[order].reshape(found.width, -1)
     fit = bench.judged(rates.astype(complex), flat.astype(complex), found.width, source.constant)
+    refined, sizes = refine_positive(rates.real, flat.real[:, 0], grid, norm=bench.norm)
+    again = bench.judged(
+        refined.astype(complex), sizes[:, None].astype(complex), len(refined), source.constant
+    )
+    fit = min(fit, again, key=lambda each: each.error)
     if fit.status.is_ok and width is not None and fit.width < width:
         message = f"positive amplitudes leave {fit.width} of {width} units with any weight"
         fit = dataclasses.replace(fit, status=Status("no_minimiser", message))
