@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.approximation import fit_exponential_sum, predict_existence
-from recollect.models import DiagonalRNN, to_diagonal
+from recollect.models import DiagonalRNN
+from recollect.targets import kernel_quadrature
 from recollect.training._loss import ExactLoss, exact_loss
 from recollect.training._plateau_starts import stirling
 
@@ -91,23 +92,21 @@ def find_minimiser(
     loss = _as_loss(target)
     if not loss.norm_squared > 0:
         raise invalid("target", "a kernel other than zero", "a norm of zero")
-    existence = (
-        Status("undecided", "only the loss was given")
-        if isinstance(target, ExactLoss)
-        else predict_existence(target, is_completely_monotone=_is_positive_sum(target))
-    )
-    scale = 1 / (1.0 if isinstance(target, ExactLoss) else _timescale(target))
+    kernel = loss.target
+    existence = Status("undecided", "nothing is proved for coloured inputs")
+    if loss.spectrum is None:
+        existence = predict_existence(kernel, is_completely_monotone=_is_positive_sum(kernel))
     rng = np.random.default_rng(require_count("key", key, minimum=0))
+    spread = (math.log(0.03), math.log(30))
     starts = [
-        np.sort(np.log(scale) + rng.uniform(math.log(0.03), math.log(30), width))
-        for _ in range(n_starts)
+        np.sort(rng.uniform(*spread, width) - math.log(_timescale(kernel))) for _ in range(n_starts)
     ]
-    if not isinstance(target, ExactLoss):
-        starts[:0] = _fitted_start(target, width)
-    if not starts:
-        raise invalid("n_starts", "at least one start for a bare loss", n_starts)
-    points = [_descend(loss, start) for start in starts]
-    a, w = min(points, key=lambda p: float(loss(*p)))
+    transform = _node_transform(loss)
+    points = [
+        _descend(loss, transform, start) for start in (*_fitted_start(kernel, width), *starts)
+    ]
+    _, w = min(points, key=lambda point: point[0])
+    a, w = _newton(loss, _amplitudes(loss, w, _laplace(loss, w, 0)), w)
     return _certified(loss, a, w, existence)
 
 
@@ -557,38 +556,62 @@ def _timescale(target: AbstractLinearFunctional) -> float:
 
 def _fitted_start(target: AbstractLinearFunctional, width: int) -> list[np.ndarray]:
     fit = fit_exponential_sum(target, width=width, norm="l2", poles="real")
-    rates = np.sort(np.asarray(to_diagonal(fit.model).rates).real)
-    return [np.log(rates)] if len(rates) == width and (rates > 0).all() else []
+    rates = np.sort(np.asarray(fit.rates).real)
+    if len(rates) == width and (rates > 0).all():
+        return [np.log(rates)]
+    # Beyond the kernel's rank there are fewer: spread the rest around them.
+    scale = float(np.median(rates[rates > 0])) if (rates > 0).any() else 1.0
+    return [np.log(scale) + np.linspace(-1.5, 1.5, width)]
 
 
-def _amplitudes(loss: ExactLoss, w: np.ndarray) -> np.ndarray:
+def _node_transform(loss: ExactLoss) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Returns the target's transform, on fixed nodes where a closed form may be missing."""
+    if loss.spectrum is not None or loss._rest is None:
+        return lambda w, order: _laplace(loss, w, order)
+    grid = kernel_quadrature(loss.target, rtol=1e-9, norm="l2", reach=1.0)
+    nodes, mass = grid.nodes, grid.weights * grid.values[:, 0, 0]
+
+    def transform(w: np.ndarray, order: int) -> np.ndarray:
+        return np.exp(-np.multiply.outer(w, nodes)) @ (mass * (-nodes) ** order)
+
+    probe = np.geomspace(0.03, 30, 5) / _timescale(loss.target)
+    exact = _laplace(loss, probe, 0)
+    # Nodes of a kernel that is constant on steps do not integrate what varies within one.
+    if np.abs(transform(probe, 0) - exact).max() > 1e-7 * np.abs(exact).max():
+        return lambda w, order: _laplace(loss, w, order)
+    return transform
+
+
+def _amplitudes(loss: ExactLoss, w: np.ndarray, values: np.ndarray) -> np.ndarray:
     gram = loss._gram(w, 0, 0)
     # The columns are scaled to unit norm: equal rates then show as equal columns.
     size = 1 / np.sqrt(np.diag(gram))
     scaled = gram * size[:, None] * size
-    values = _laplace(loss, w, 0) * size
-    return np.linalg.lstsq(scaled, values, rcond=1e-13)[0] * size
+    return np.linalg.lstsq(scaled, values * size, rcond=1e-13)[0] * size
 
 
-def _descend(loss: ExactLoss, log_rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _descend(
+    loss: ExactLoss, transform: Callable[[np.ndarray, int], np.ndarray], log_rates: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Returns the loss and the rates at a local minimum of variable projection."""
     low, high = log_rates.min() - 20, log_rates.max() + 20
+    size = loss.norm_squared
 
     def reduced(v: np.ndarray) -> tuple[float, np.ndarray]:
         w = np.exp(np.clip(v, low, high))
-        a = _amplitudes(loss, w)
+        values = transform(w, 0)
+        a = _amplitudes(loss, w, values)
+        gram = loss._gram(w, 0, 0)
+        value = float(1 + (a @ gram @ a - 2 * a @ values) / size)
         # The amplitudes are optimal: only the explicit dependence on the rates counts.
-        return float(loss(a, w)), np.asarray(loss.gradient(a, w))[len(w) :] * w
+        error = loss._gram(w, 1, 0) @ a - transform(w, 1)
+        return value, 2 * a * error * w / size
 
-    size = loss.norm_squared
     found = scipy.optimize.minimize(
-        lambda v: tuple(part / size for part in reduced(v)),
-        log_rates,
-        jac=True,
-        method="BFGS",
-        options={"gtol": 1e-11, "maxiter": 400},
+        reduced, log_rates, jac=True, method="BFGS", options={"gtol": 1e-11, "maxiter": 400}
     )
     w = np.exp(np.clip(found.x, low, high))
-    return _newton(loss, _amplitudes(loss, w), w)
+    return float(found.fun), w
 
 
 def _newton(loss: ExactLoss, a: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

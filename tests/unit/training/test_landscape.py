@@ -10,7 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from recollect import targets, training
+from recollect import models, targets, training
 
 TWO = targets.exponential_sum([1.0, 1.0], [1.0, 3.0])
 
@@ -154,6 +154,34 @@ def test_a_width_beyond_the_target_is_said():
     assert found.loss < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (targets.Bump(delay=8.0), "no_minimiser"),
+        (targets.Airy(scale=2.0, shift=3.0), "no_minimiser"),
+        (targets.StretchedExponential(exponent=0.5), "ok"),
+        (targets.PowerLaw(exponent=1.2), "ok"),
+        (targets.SampledKernel([0.0, 1.0, 2.0, 4.0], [1.0, 0.4, 0.2, 0.0]), "ok"),
+        (models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0), "ok"),
+        (targets.exponential_sum([1.0], [1.0]) + targets.Bump(delay=10.0), "ok"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_every_kind_of_target_gets_an_answer(target, code):
+    found = training.find_minimiser(target, 2, n_starts=6)
+    assert found.status.code == code
+    if code == "ok":
+        assert np.abs(found.residuals).max() < 1e-12
+        assert found.curvature[0] > 0
+        # Nothing nearby is better, by the loss itself.
+        loss = training.exact_loss(target)
+        rng = np.random.default_rng(0)
+        for _ in range(5):
+            a = found.amplitudes * (1 + 1e-3 * rng.standard_normal(2))
+            w = found.rates * (1 + 1e-3 * rng.standard_normal(2))
+            assert loss(a, w) > found.loss
+
+
 def test_a_kernel_whose_rates_run_together_has_no_minimiser():
     # t e^{-t} is approached by two exponentials ever closer, with ever larger amplitudes.
     target = targets.exponential_sum([1.0], [1.0], powers=[1])
@@ -186,7 +214,7 @@ def test_the_plane_of_the_loss(line, loss):
         (lambda: training.find_minimiser(TWO, 0), "width"),
         (lambda: training.classify_point(training.exact_loss(TWO), [1.0], [-1.0]), "rates"),
         (lambda: training.classify_point(training.exact_loss(TWO), [1.0], [1.0, 2.0]), "rates"),
-        (lambda: training.find_minimiser(training.exact_loss(TWO), 1, n_starts=0), "n_starts"),
+        (lambda: training.find_minimiser(TWO, 1, n_starts=-1), "n_starts"),
         (lambda: training.count_critical_spaces(0), "width"),
     ],
 )
