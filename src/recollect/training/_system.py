@@ -33,17 +33,22 @@ from recollect.training._system_simulation import (
     assemble,
     penalties,
     start_layout,
+    start_series,
 )
 
 _OWNER = "train_system"
 _FEWEST_SAMPLES = 64
 _LONGEST_WINDOW = 4096
-_STRUCTURES = ("linear", "static", "state")
+_STRUCTURES = ("linear", "static", "series", "state")
 # A more complicated structure must predict held-out data better by this much.
 _WORTH = 0.98
 _FEWEST_AT_LIMIT = 4
 # Scale of the random units' arguments over the states and inputs visited.
-_GAIN = 0.5
+_GAIN = 1.0
+# Units per store in series.
+_DRAINS, _SPILLS = 2, 1
+# What one unit costs in each structure, over the penalty: free states need far more restraint.
+_RESTRAINT = {"linear": 1.0, "static": 100.0, "series": 1.0, "state": 3000.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +56,8 @@ class SystemCandidate:
     """One way to model a system, judged on data that it was not fitted to.
 
     Attributes:
-        structure: `"linear"`; `"static"`, units before and after a linear network; `"state"`,
-            units before and inside.
+        structure: `"linear"`; `"static"`, units before and after a linear network; `"series"`,
+            stores that drain into each other; `"state"`, units before and inside.
         width: states.
         n_units: nonlinear units.
         penalty: of the units' amplitudes, per sample and in units of the outputs' variance.
@@ -84,7 +89,7 @@ class TrainedSystem:
         linear_error: the same for the linear network.
         training_error: root mean square of the free simulation of the whole record, shape (out,).
         initial_state: estimated state before the first sample, shape (width,).
-        structure: `"linear"`, `"static"` or `"state"`.
+        structure: `"linear"`, `"static"`, `"series"` or `"state"`.
         candidates: everything tried, best first.
         status: `diverged` where no candidate could be simulated, `noise_limited` where the linear
             part found nothing above the noise.
@@ -114,9 +119,9 @@ def train_system(
     key: Any,
     max_width: int = 6,
     structures: Sequence[str] = _STRUCTURES,
-    n_units: Sequence[int] = (8,),
-    penalty: Sequence[float] = (0.003, 0.03),
-    n_restarts: int = 6,
+    n_units: Sequence[int] = (16,),
+    penalty: Sequence[float] = (3e-5, 1e-4),
+    n_restarts: int = 8,
     n_folds: int = 4,
     n_steps: int = 80,
     progress: Callable[[str], None] = lambda stage: None,
@@ -129,6 +134,8 @@ def train_system(
     units, with the initial state among the unknowns. Structure, penalty and random start are
     chosen by the simulation error on held-out blocks of the record: in each fold the whole record
     is simulated, and one block of outputs is hidden. The winner is refitted to all of it.
+    The states of a "series" are stores, each of which drains into the next through a nonlinear
+    outflow and may spill; those of a "state" network are free.
     Outputs that dwell exactly at their least or greatest value are clipped there. Records
     beyond 4096 samples are cut into overlapping windows, scored after a washout.
 
@@ -138,10 +145,11 @@ def train_system(
         dt: step.
         key: JAX random key of the restarts; equal keys give equal networks.
         max_width: most states per output.
-        structures: which of `"linear"`, `"static"`, `"state"` to try; linear always is.
+        structures: which of `"linear"`, `"static"`, `"series"`, `"state"` to try; linear always is.
         n_units: sizes of the state correction to try.
-        penalty: penalties of the units' amplitudes to try, per sample.
-        n_restarts: random starts of each.
+        penalty: penalties of the units' amplitudes to try, per sample (free states are held 3000
+            times as tight).
+        n_restarts: random starts of a series; the other structures get a quarter of them.
         n_folds: held-out blocks.
         n_steps: most steps of each optimisation.
         progress: called with the name of each stage.
@@ -165,11 +173,11 @@ def train_system(
     scaled_limits = tuple((limit - y_scale[0]) / y_scale[1] for limit in limits)
 
     progress("estimating the linear part")
-    linear, horizon, found = _linear_part(x, y, max_width)
+    linear, chains, horizon, found = _linear_part(x, y, max_width)
     operating = _operating_point(linear, x, y)
     states = np.asarray(operating.states(x, dt=1.0))
     windows = _cut(x, y, seen, states, horizon, (scaled_limits[0], scaled_limits[1]))
-    problem = _Problem(linear, operating, states, x, y, seen, windows, n_steps)
+    problem = _Problem(linear, chains, operating, states, x, y, seen, windows, n_steps)
     folds = _folds(len(x), n_folds)
 
     trials: list[_Trial] = []
@@ -225,6 +233,7 @@ class _Trial:
 @dataclasses.dataclass(frozen=True)
 class _Problem:
     linear: LinearRNN
+    chains: tuple[int, ...]
     operating: AffineRNN
     states: np.ndarray
     x: np.ndarray
@@ -244,26 +253,25 @@ class _Problem:
     ) -> _Trial:
         """Returns a candidate fitted to all but each block in turn, and its error there."""
         started = time.perf_counter()
-        layout = Layout(
-            width=len(self.linear.A),
-            n_inputs=self.x.shape[1],
-            n_outputs=self.y.shape[1],
-            n_state_units=units if structure == "state" else 0,
-            n_input_units=4 if structure != "linear" else 0,
-            n_output_units=4 if structure == "static" else 0,
-        )
-        start, _ = start_layout(
-            self.linear,
-            self.states,
-            layout,
-            rng,
-            gain=_GAIN,
-            offset=np.asarray(self.operating.output_offset),
-            start=np.asarray(self.operating.start),
-        )
+        layout = self.layout(structure, units)
+        offset = np.asarray(self.operating.output_offset)
+        if layout.is_series:
+            start = start_series(self.linear, layout, rng, offset=offset)
+        else:
+            start = start_layout(
+                self.linear,
+                self.states,
+                layout,
+                rng,
+                gain=_GAIN,
+                offset=offset,
+                start=np.asarray(self.operating.start),
+            )
         n_seen = int(self.seen.sum())
+        amplitude = _RESTRAINT[structure] * weight * n_seen
+        direction = 1e-4 * n_seen if layout.is_series else 0.1 * amplitude
         precision = penalties(
-            layout, amplitude=weight * n_seen, direction=0.1 * weight * n_seen, linear=1e-6 * n_seen
+            layout, amplitude=amplitude, direction=direction, linear=1e-6 * n_seen
         )
         fitted, squares, counts, errors = [], np.zeros(self.y.shape[1]), 0.0, []
         for block in folds:
@@ -289,6 +297,30 @@ class _Problem:
             seconds=time.perf_counter() - started,
         )
         return _Trial(candidate, layout, start, precision, tuple(fitted), by_output)
+
+    def layout(self, structure: str, units: int) -> Layout:
+        """Returns the sizes of a candidate."""
+        sizes = {
+            "width": len(self.linear.A),
+            "n_inputs": self.x.shape[1],
+            "n_outputs": self.y.shape[1],
+        }
+        if structure == "series":
+            return Layout(
+                **sizes,
+                n_state_units=len(self.linear.A) * (_DRAINS + _SPILLS),
+                n_input_units=0,
+                n_output_units=0,
+                chains=self.chains,
+                n_drains=_DRAINS,
+                n_spills=_SPILLS,
+            )
+        return Layout(
+            **sizes,
+            n_state_units=units if structure == "state" else 0,
+            n_input_units=4 if structure != "linear" else 0,
+            n_output_units=4 if structure == "static" else 0,
+        )
 
     def refit(self, trial: _Trial) -> tuple[np.ndarray, np.ndarray]:
         """Returns the parameters of the candidate on the whole record, and its simulation."""
@@ -363,7 +395,7 @@ def _signals(inputs: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray]:
 def _require_options(structures, n_units, penalty, n_restarts, n_folds, n_steps, max_width) -> None:
     for structure in structures:
         if structure not in _STRUCTURES:
-            raise invalid("structures", "some of linear, static, state", repr(structure))
+            raise invalid("structures", "some of linear, static, series, state", repr(structure))
     for units in n_units:
         require_count("n_units", units)
     for weight in penalty:
@@ -390,7 +422,7 @@ def _dwelling_limits(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _linear_part(
     x: np.ndarray, y: np.ndarray, max_width: int
-) -> tuple[LinearRNN, float, tuple[Status, ...]]:
+) -> tuple[LinearRNN, tuple[int, ...], float, tuple[Status, ...]]:
     kernel = estimate_kernel(x, y, dt=1.0)
     fits = [fit_estimate(kernel, output=o, max_width=max_width) for o in range(y.shape[1])]
     chosen = [fit.networks[fit.recommended - 1] for fit in fits]
@@ -400,7 +432,8 @@ def _linear_part(
         scipy.linalg.block_diag(*(n.C for n in chosen)),
     )
     notes = [kernel.status, *kernel.warnings, *(fit.status for fit in fits)]
-    return network, kernel.horizon, tuple(dict.fromkeys(s for s in notes if not s.is_ok))
+    chains = tuple(n.width for n in chosen)
+    return network, chains, kernel.horizon, tuple(dict.fromkeys(s for s in notes if not s.is_ok))
 
 
 def _operating_point(network: LinearRNN, x: np.ndarray, y: np.ndarray) -> AffineRNN:
@@ -470,9 +503,11 @@ def _plan(structures, n_restarts, n_units, penalty):
     yield "linear", 0, 0, float(penalty[0])
     for restart in range(n_restarts):
         for weight in penalty:
-            if "static" in structures and restart < max(1, n_restarts // 3):
+            if "static" in structures and restart < max(1, n_restarts // 4):
                 yield "static", restart, 0, float(weight)
-            if "state" in structures:
+            if "series" in structures:
+                yield "series", restart, 0, float(weight)
+            if "state" in structures and restart < max(1, n_restarts // 4):
                 for units in n_units:
                     yield "state", restart, units, float(weight)
 

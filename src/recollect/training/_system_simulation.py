@@ -27,10 +27,35 @@ class Layout:
     n_state_units: int
     n_input_units: int
     n_output_units: int
+    chains: tuple[int, ...] = ()
+    n_drains: int = 0
+    n_spills: int = 0
+
+    @property
+    def is_series(self) -> bool:
+        """True where the states are stores in series, False where they are free."""
+        return bool(self.chains)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         m, i, o = self.width, self.n_inputs, self.n_outputs
+        if self.is_series:
+            return {
+                "leak": (m,),
+                "flow": (m,),
+                "B": (o, i),
+                "C": (o,),
+                "offset": (o,),
+                "start": (m,),
+                "E": (m, self.n_drains),
+                "F": (m, self.n_drains),
+                "b": (m, self.n_drains),
+                "E_spill": (m, self.n_spills),
+                "W_spill": (m, self.n_spills),
+                "F_spill": (m, self.n_spills),
+                "G_spill": (m, self.n_spills, i),
+                "b_spill": (m, self.n_spills),
+            }
         n, q, p = self.n_state_units, self.n_input_units, self.n_output_units
         return {
             # A = S - Sᵀ - R Rᵀ: every stable matrix is of this form in some coordinates.
@@ -106,8 +131,8 @@ def start_layout(
     gain: float,
     offset: np.ndarray,
     start: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the parameters of a network equal to its linear part, and the map of its states.
+) -> np.ndarray:
+    """Returns the parameters of a network equal to its linear part.
 
     Units start with random weights, scaled to the states visited, and add nothing.
     """
@@ -145,7 +170,46 @@ def start_layout(
         "V": draw(p, width) @ whiten,
         "w": draw(p),
     }
-    return layout.join(parts), inverse
+    return layout.join(parts)
+
+
+def start_series(
+    linear: LinearRNN,
+    layout: Layout,
+    rng: np.random.Generator,
+    *,
+    offset: np.ndarray,
+) -> np.ndarray:
+    """Returns the parameters of linear stores in series with the linear part's rates and gain.
+
+    Each store drains into the next; units start with random thresholds and drain nothing.
+    """
+    A, B, C = (np.asarray(part, float) for part in (linear.A, linear.B, linear.C))
+    leak, at = [], 0
+    for width in layout.chains:
+        block = A[at : at + width, at : at + width]
+        leak.append(np.sort(np.maximum(np.abs(np.linalg.eigvals(block)), 1e-4))[::-1])
+        at += width
+    rates = np.concatenate(leak)
+    first, _ = _ends(layout)
+    m, k, z, i = layout.width, layout.n_drains, layout.n_spills, layout.n_inputs
+    parts = {
+        "leak": np.log(rates),
+        "flow": np.log(rates),
+        "B": rates[first][:, None] * (C @ np.linalg.solve(-A, B)),
+        "C": np.ones(layout.n_outputs),
+        "offset": offset,
+        "start": np.zeros(m),
+        "E": np.zeros((m, k)),
+        "F": 0.3 * rng.standard_normal((m, k)),
+        "b": 1.5 * rng.standard_normal((m, k)),
+        "E_spill": np.zeros((m, z)),
+        "W_spill": np.zeros((m, z)),
+        "F_spill": 1.0 + 0.3 * rng.standard_normal((m, z)),
+        "G_spill": 0.3 * rng.standard_normal((m, z, i)),
+        "b_spill": -2.0 + 0.5 * rng.standard_normal((m, z)),
+    }
+    return layout.join(parts)
 
 
 def penalties(layout: Layout, *, amplitude: float, direction: float, linear: float) -> np.ndarray:
@@ -153,29 +217,88 @@ def penalties(layout: Layout, *, amplitude: float, direction: float, linear: flo
     of = dict.fromkeys(layout.shapes, linear)
     of |= dict.fromkeys(("E", "I", "W"), amplitude)
     of |= dict.fromkeys(("F", "G", "b", "J", "j", "V", "w"), direction)
+    # A spill is steep and rare: it costs less.
+    of |= dict.fromkeys(("E_spill", "W_spill"), 0.1 * amplitude)
+    of |= dict.fromkeys(("F_spill", "G_spill", "b_spill"), direction)
     of["offset"] = 0.0
+    if layout.is_series:
+        of["C"] = 0.0
     return layout.join({name: np.full(shape, of[name]) for name, shape in layout.shapes.items()})
 
 
-def generator(parts: dict[str, Any], width: int, xp: Any) -> Any:
-    """Returns A, stable whatever the parameters."""
-    S = xp.zeros((width, width))
-    R = xp.zeros((width, width))
-    upper, lower = np.triu_indices(width, 1), np.tril_indices(width)
+def matrices(layout: Layout, vector: Any, xp: Any) -> dict[str, Any]:
+    """Returns the network of the parameters: `dh/dt = A h + B v + E tanh(F h + G x + b) + constant`."""
+    part = layout.split(vector)
+    if layout.is_series:
+        return _series(layout, part, xp)
+    m = layout.width
+    upper, lower = np.triu_indices(m, 1), np.tril_indices(m)
+    S = _scatter(xp, (m, m), upper, part["S"])
+    R = _scatter(xp, (m, m), lower, part["R"])
+    A = S - S.T - R @ R.T - _MARGIN * xp.eye(m)
+    return part | {"A": A, "constant": xp.zeros(m)}
+
+
+def _series(layout: Layout, part: dict[str, Any], xp: Any) -> dict[str, Any]:
+    m, o, i = layout.width, layout.n_outputs, layout.n_inputs
+    k, z = layout.n_drains, layout.n_spills
+    first, last = _ends(layout)
+    at = np.arange(m)
+    giving = np.setdiff1d(at, last)
+    leak, flow = xp.exp(part["leak"]), xp.exp(part["flow"])
+    # flow[i + 1] is the rate at which what drains from store i fills store i + 1.
+    moves = _scatter(xp, (m, m), (giving + 1, giving), flow[giving + 1])
+    drains = moves - xp.diag(leak)
+    A = drains
+    B = _scatter(xp, (m, i), (first,), part["B"])
+    C = _scatter(xp, (o, m), (np.arange(o), last), part["C"])
+    E = (drains[:, :, None] * part["E"]).reshape(m, m * k)
+    spills = moves[:, :, None] * part["W_spill"] - xp.diag(leak)[:, :, None] * part["E_spill"]
+    spills = spills.reshape(m, m * z)
+    steep = xp.exp(part["F"])
+    F = _scatter(xp, (m, k, m), (at[:, None], np.arange(k), at[:, None]), steep)
+    F_spill = _scatter(xp, (m, z, m), (at[:, None], np.arange(z), at[:, None]), part["F_spill"])
+    return {
+        "A": A,
+        "B": B,
+        "C": C,
+        "offset": part["offset"],
+        "start": part["start"],
+        "E": xp.concatenate([E, spills], axis=1),
+        "F": xp.concatenate([F.reshape(m * k, m), F_spill.reshape(m * z, m)]),
+        "G": xp.concatenate([xp.zeros((m * k, i)), part["G_spill"].reshape(m * z, i)]),
+        "b": xp.concatenate([part["b"].ravel(), part["b_spill"].ravel()]),
+        # Drains count from the middle of the data, spills from none.
+        "constant": spills.sum(axis=1) - E @ xp.tanh(part["b"].ravel()),
+        "I": xp.zeros((i, 0)),
+        "J": xp.zeros((0, i)),
+        "j": xp.zeros(0),
+        "W": xp.zeros((o, 0)),
+        "V": xp.zeros((0, m)),
+        "w": xp.zeros(0),
+    }
+
+
+def _ends(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    last = np.cumsum(layout.chains) - 1
+    return last - np.array(layout.chains) + 1, last
+
+
+def _scatter(xp: Any, shape: tuple[int, ...], at: Any, values: Any) -> Any:
+    zero = xp.zeros(shape)
     if xp is np:
-        S[upper], R[lower] = parts["S"], parts["R"]
-    else:
-        S, R = S.at[upper].set(parts["S"]), R.at[lower].set(parts["R"])
-    return S - S.T - R @ R.T - _MARGIN * xp.eye(width)
+        zero[at] = values
+        return zero
+    return zero.at[at].set(values)
 
 
 def _simulate(layout: Layout, vector: Any, inputs: Any, start: Any, limits: Any) -> Any:
-    part = layout.split(vector)
-    A = generator(part, layout.width, jnp)
+    part = matrices(layout, vector, jnp)
+    A = part["A"]
     transition = jax.scipy.linalg.expm(A)
     hold = jnp.linalg.solve(A, transition - jnp.eye(layout.width))
     before = inputs + jnp.tanh(inputs @ part["J"].T + part["j"]) @ part["I"].T
-    drive = before @ (hold @ part["B"]).T
+    drive = before @ (hold @ part["B"]).T + hold @ part["constant"]
     reach = inputs @ part["G"].T + part["b"]
     lift = hold @ part["E"]
 
@@ -233,19 +356,21 @@ def assemble(
     limits: tuple[np.ndarray, np.ndarray],
 ) -> StateNetwork:
     """Returns the network in the units of the data, from parameters of unit step and variances."""
-    part = layout.split(vector)
+    part = matrices(layout, vector, np)
     x_mean, x_std = input_scale
     y_mean, y_std = output_scale
-    A = generator(part, layout.width, np)
+    A = part["A"]
+    # The network has no constant: its states count from where the constant holds them.
+    shift = np.linalg.solve(-A, part["constant"])
     B = np.concatenate([part["B"] / x_std, part["E"]], axis=1)
     return StateNetwork(
         LinearRNN(A / dt, B / dt, y_std[:, None] * part["C"]),
-        (part["F"], part["G"] / x_std, part["b"]),
+        (part["F"], part["G"] / x_std, part["b"] + part["F"] @ shift),
         input_units=(x_std[:, None] * part["I"], part["J"] / x_std, part["j"]),
-        output_units=(y_std[:, None] * part["W"], part["V"], part["w"]),
+        output_units=(y_std[:, None] * part["W"], part["V"], part["w"] + part["V"] @ shift),
         input_offset=x_mean,
-        output_offset=y_mean + y_std * part["offset"],
-        start=part["start"],
+        output_offset=y_mean + y_std * (part["offset"] + part["C"] @ shift),
+        start=part["start"] - shift,
         lower=limits[0],
         upper=limits[1],
     )
