@@ -180,6 +180,7 @@ def draw(figure: Any, results: Any) -> None:
                 own, shown = curves[:, place][:, seen], times[seen]
                 panel.semilogy(shown, np.median(own, axis=0), linewidth=1.2, label=name)
                 panel.fill_between(shown, own.min(axis=0), own.max(axis=0), alpha=0.15)
+            panel.set_xlim(0, _HORIZON[kind])
             panel.set_ylim(1e-18, 3)
             panel.set_title(f"{kind}, {depth} layer{'s' * (depth > 1)}", fontsize="small")
     for panel in panels[-1]:
