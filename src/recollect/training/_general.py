@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from recollect._core._check import (
     host_float64,
@@ -318,6 +317,8 @@ def _program(
     dt: float,
     n_inputs: int,
 ) -> Any:
+    import optax  # on first use: half a second that a diagnosis does not need
+
     rule = {
         "gradient_descent": lambda: optax.sgd(step_size),
         "momentum": lambda: optax.sgd(step_size, momentum=momentum),
