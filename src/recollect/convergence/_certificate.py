@@ -34,6 +34,8 @@ _N_WIDENINGS = 30
 _MARGIN = 1.03
 _SLACK = 1.0 + 1e-9
 _WIDEST = 1e4
+_MOST_FOLLOWED = 20_000
+_N_PLACES = 41
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class _Ball:
     reach_w: np.ndarray
     reach_u: np.ndarray
     travelled: float
+    strayed: float = math.inf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +54,14 @@ class _Bent:
 
     error: np.ndarray
     averaged: np.ndarray
-    jacobian: float
-    sample_jacobian: float
+    kernel: float
+    sample_kernel: float
     output: np.ndarray
     slope_w: np.ndarray
     slope_u: np.ndarray
+    change_w: np.ndarray
+    change_u: np.ndarray
+    is_free: bool
 
 
 @on_one_thread
@@ -76,12 +82,14 @@ def bound_risk_on_data(
 ) -> RiskBound:
     """Returns a bound on the risk that gradient descent reaches from this start on these data.
 
-    The argument of `bound_risk`, with everything measured that is known before training:
+    What is bounded: the least `R(Θ(s))` of the steps s < τ, for `"average"` the risk of the network
+    with averaged weights. The argument of `bound_risk`, with everything measured that is known before training:
 
     - the comparator is the best of a ladder of ridge solutions of the linearised network (clipped
       to the ball), or the given target's transport map; its residual is computed, so that nothing
       is assumed about the targets and, except for SGD's draws, nothing is left to chance;
     - `G²` is the largest eigenvalue of the tangent kernel over n, plus what the ball can add;
+    - where no projection can act, the risk is also followed along the linearised network;
     - slopes and curvatures are the largest over the interval that each unit's argument can reach on
       each sample, averaged over units; each unit's reach is also limited by the gradients it sees;
     - twins start equal with opposite signs, so their second-order terms cancel up to how far they
@@ -130,12 +138,29 @@ def bound_risk_on_data(
     best: RiskBound | None = None
     # A ball that grows without end overflows, and is then refused as not finite.
     with np.errstate(over="ignore", invalid="ignore"):
-        for displacement in case.comparators(comparator):
-            found = case.close(displacement)
-            if best is None or found.bound < best.bound:
-                best = found
+        displacements = list(case.comparators(comparator))
+        for prefix in _prefixes(n_steps, method):
+            case.take(prefix)
+            # Following the linearised network needs no comparator: one is enough.
+            tried = (
+                displacements if prefix == n_steps else displacements[len(displacements) // 2 :][:1]
+            )
+            for displacement in tried:
+                found = case.close(displacement)
+                if best is None or found.bound < best.bound:
+                    best = found
     assert best is not None
     return best
+
+
+def _prefixes(n_steps: int, method: str) -> list[int]:
+    """Returns the numbers of steps tried: the best of the first steps is the best of them all."""
+    if method not in ("projected", "plain"):
+        return [n_steps]
+    ladder = [n_steps]
+    while ladder[-1] >= 4:
+        ladder.append(ladder[-1] // 3)
+    return ladder
 
 
 def _require_radius(name: str, value: Any) -> float:
@@ -166,9 +191,11 @@ class _Case:
         self.n_samples, self.horizon = targets.shape
         self.initial = initial_risk_of(targets)
         kernel = measure_ntk(network, signals).ntk
-        self.kernel = kernel
         size = self.horizon
-        self.largest = float(np.linalg.eigvalsh(kernel)[-1])
+        self.values, self.vectors = np.linalg.eigh(kernel)
+        self.linear: np.ndarray | None = None
+        self.linear_reach: tuple[np.ndarray, np.ndarray] | None = None
+        self.largest = float(self.values[-1])
         self.sample_largest = max(
             float(np.linalg.eigvalsh(kernel[k : k + size, k : k + size])[-1])
             for k in range(0, len(kernel), size)
@@ -180,6 +207,60 @@ class _Case:
             else resolve_step_size(step_size, horizon=self.horizon, n_steps=n_steps)
         )
 
+    def take(self, n_steps: int) -> None:
+        """Looks at the first `n_steps` steps; the step size stays that of all of them."""
+        self.n_steps = n_steps
+        self.linear = self.linear_risk()
+        self.linear_reach = None if self.linear is None else self.follow_units(self.linear)
+
+    def linear_risk(self) -> np.ndarray | None:
+        """Returns √R of the linearised network before each step, if it can be followed."""
+        factor = 1 - 2 * self.eta * self.values / self.n_samples
+        if self.method == "sgd" or self.n_steps > _MOST_FOLLOWED or abs(factor).max() > 1:
+            return None
+        power = (self.vectors.T @ self.targets.ravel()) ** 2 / self.n_samples
+        with np.errstate(divide="ignore", under="ignore"):
+            log = 2 * np.log(abs(factor))
+            parts = np.array_split(np.arange(self.n_steps), 1 + self.n_steps * len(power) // 2**22)
+            curve = [np.exp(np.minimum(0.0, np.outer(s, log))) @ power for s in parts]
+        return np.sqrt(np.concatenate(curve))
+
+    def follow_units(self, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how far each unit of the linearised network ever is from its start.
+
+        Looked at in places between which it moves by at most a fortieth of all it moves.
+        """
+        sums = self.eta * np.append(0.0, np.cumsum(linear))
+        marks = np.unique(np.searchsorted(sums, np.linspace(0, sums[-1], _N_PLACES)))
+        marks = np.unique(np.append(marks, [0, self.n_steps]).clip(0, self.n_steps))
+        gaps = 2 / self.root * np.diff(sums[marks])
+        factor = 1 - 2 * self.eta * self.values / self.n_samples
+        seen = self.vectors.T @ self.targets.ravel()
+        # η(2/n) Σ_{s'<s} f^{s'}, also where the eigenvalue is zero.
+        powers = -np.expm1(np.outer(marks, np.log(np.maximum(abs(factor), 1e-300))))
+        powers = np.where(factor < 0, 1 - factor ** marks[:, None], powers)
+        still = abs(self.values) < 1e-12 * self.largest
+        weights = np.where(
+            still,
+            2 * self.eta / self.n_samples * marks[:, None],
+            powers / np.where(still, 1.0, self.values),
+        )
+        duals = (self.vectors @ (weights * seen).T).reshape(*self.targets.shape, len(marks))
+        reach_w, reach_u = np.empty(self.half), np.empty(self.half)
+        for part in self.blocks():
+            d_w, d_u, _ = self.derivatives(part)
+            for reach, slopes, at in (
+                (reach_w, d_w, abs(np.tensordot(d_w, duals, ((0, 1), (0, 1))))),
+                (
+                    reach_u,
+                    np.linalg.norm(d_u, axis=3),
+                    np.linalg.norm(np.tensordot(d_u, duals, ((0, 1), (0, 1))), axis=1),
+                ),
+            ):
+                between = _typical(slopes, "mean")[:, None] * gaps
+                reach[part] = (at[:, :-1] / self.root + between).max(1, initial=0.0)
+        return reach_w, reach_u
+
     def comparators(self, target: TransportTarget | None) -> Any:
         """Yields displacements of the first half's units: (w, U, linearised residual, ‖·‖²)."""
         if target is not None:
@@ -187,7 +268,7 @@ class _Case:
             yield self.displace(v_w[: self.half] / self.root, v_u[: self.half] / self.root)
             return
         y = self.targets.ravel()
-        values, vectors = np.linalg.eigh(self.kernel)
+        values, vectors = self.values, self.vectors
         seen = vectors.T @ y
         for ridge in _RIDGES * values[-1]:
             dual = vectors @ (seen / (np.maximum(values, 0.0) + ridge))
@@ -221,21 +302,21 @@ class _Case:
         w, u, residual = displacement
         nu_squared = 2 * float(np.sum(w**2) + np.sum(u**2))
         moves = abs(w), np.linalg.norm(u, axis=1)
-        travelled, best = 0.0, None
+        travelled, strayed, best = 0.0, 0.0, None
         reach = None
         for _ in range(_N_ROUNDS):
-            ball, bent = self.ball(travelled, moves, reach)
+            ball, bent = self.ball(travelled, moves, reach, strayed)
             if bent is None:
                 break
             outcome = self.descend(residual, bent, nu_squared)
             if outcome is None:
                 break
-            needed = outcome[0]
-            if needed <= travelled * _SLACK:
+            needed, apart = outcome[0], outcome[-1]
+            if needed <= travelled * _SLACK and apart <= strayed * _SLACK:
                 best = ball, bent, outcome
                 break
             # Overshooting keeps the argument valid and ends the iteration sooner.
-            travelled = needed * 1.02
+            travelled, strayed = max(travelled, needed * 1.02), max(strayed, apart * 1.05)
             reach = ball.reach_w, ball.reach_u
             if travelled > _WIDEST and self.method != "plain":
                 travelled = math.inf
@@ -246,7 +327,7 @@ class _Case:
         if best is None:
             inf = math.inf
             return judge(inf, self.initial, inf, inf, inf, self.eta, self.radii)
-        ball, bent, (_, eta, x, paper, floor) = best
+        ball, bent, (_, eta, x, paper, floor, _) = best
         bound, paper, floor = (self.finish(value, bent) for value in (x, paper, floor))
         bound = min(bound, paper)
         floor = min(floor, bound)
@@ -258,16 +339,16 @@ class _Case:
 
     def descend(
         self, residual: np.ndarray, bent: _Bent, nu_squared: float
-    ) -> tuple[float, float, float, float, float] | None:
-        """Returns ηΣ√R, η, the bound on the mean risk, C's, and the floor."""
+    ) -> tuple[float, float, float, float, float, float] | None:
+        """Returns ηΣ√R, η, the bound on the mean risk, C's, the floor, and how far √R strayed."""
         per_sample = np.sum((abs(residual) + bent.error) ** 2, axis=1)
         if self.method == "sgd":
             # A drawn sequence's own error counts: the largest over sequences.
             error = math.sqrt(float(per_sample.max()))
-            squared = (math.sqrt(self.sample_largest) + bent.sample_jacobian) ** 2
+            squared = self.sample_largest + bent.sample_kernel
         else:
             error = math.sqrt(float(per_sample.mean()))
-            squared = (math.sqrt(self.largest) + bent.jacobian) ** 2 / self.n_samples
+            squared = (self.largest + bent.kernel) / self.n_samples
         if not math.isfinite(error * squared):
             return None
         eta = self.eta
@@ -277,8 +358,32 @@ class _Case:
         largest = float(ball_risk.max() if self.method == "sgd" else ball_risk.mean())
         paper = solve_descent_bounded(error, price, 4 * eta * squared * largest)
         floor = solve_descent(error, 0.0, min(eta * squared, 0.5))
-        mean = min(x, paper)
-        return eta * self.n_steps * math.sqrt(mean), eta, x, paper, floor
+        travelled = eta * self.n_steps * math.sqrt(min(x, paper))
+        followed, strayed = self.follow(bent), math.inf
+        if followed is not None and self.linear is not None:
+            strayed = followed[0] - eta * float(self.linear.sum())
+            travelled = min(travelled, followed[0])
+            x = min(x, followed[1] if self.method == "average" else followed[2])
+        return travelled, eta, x, paper, min(floor, x), strayed
+
+    def follow(self, bent: _Bent) -> tuple[float, float, float] | None:
+        """Returns ηΣ√R, the mean and the least risk as the linearised network has them, plus what can add up.
+
+        While no projection acts, `e_{s+1} = e_s - (2η/n) K̃ e_s` with `‖K̃ - K_0‖ ≤ κ`, hence
+        `√R_s ≤ √R_lin,s + (2κ/n) ηΣ_{s'<s}√R_{s'}`.
+        """
+        if self.linear is None or not bent.is_free:
+            return None
+        growth = 2 * self.eta * bent.kernel / self.n_samples
+        if growth * self.n_steps > 50:
+            return None
+        later = np.exp(math.log1p(growth) * np.arange(self.n_steps - 1, -1, -1))
+        travelled = self.eta * float(later @ self.linear)
+        steps = np.arange(self.n_steps)
+        sums = np.cumsum(self.linear * np.exp(-math.log1p(growth) * (steps + 1)))
+        added = growth * np.append(0.0, sums[:-1]) * np.exp(math.log1p(growth) * steps)
+        risks = (self.linear + added) ** 2
+        return travelled, float(risks.mean()), float(risks.min())
 
     def finish(self, x: float, bent: _Bent) -> float:
         """Returns the bound on what the method returns from that on the mean risk of its steps."""
@@ -295,6 +400,7 @@ class _Case:
         travelled: float,
         moves: tuple[np.ndarray, np.ndarray],
         reach: tuple[np.ndarray, np.ndarray] | None,
+        strayed: float = math.inf,
     ) -> tuple[_Ball, _Bent] | tuple[_Ball, None]:
         """Returns a ball that a path with ηΣ√R ≤ `travelled` cannot leave, and what bends in it.
 
@@ -307,10 +413,17 @@ class _Case:
         if math.isfinite(step):
             reach_w, reach_u = reach or (np.zeros(shape), np.zeros(shape))
             for _ in range(_N_WIDENINGS):
-                ball = _Ball(reach_w, reach_u, travelled)
+                ball = _Ball(reach_w, reach_u, travelled, strayed)
                 bent = self.bend(ball, moves)
-                need_w = np.minimum(limits[0], step * bent.slope_w)
-                need_u = np.minimum(limits[1], step * bent.slope_u)
+                need_w, need_u = step * bent.slope_w, step * bent.slope_u
+                if self.linear_reach is not None and math.isfinite(strayed):
+                    # As far as the linearised unit, plus what its gradient and the risk differ by.
+                    apart = 2 * strayed / self.root
+                    far_w = apart * bent.slope_w + step * bent.change_w
+                    far_u = apart * bent.slope_u + step * bent.change_u
+                    need_w = np.minimum(need_w, self.linear_reach[0] + far_w)
+                    need_u = np.minimum(need_u, self.linear_reach[1] + far_u)
+                need_w, need_u = np.minimum(limits[0], need_w), np.minimum(limits[1], need_u)
                 if (need_w <= reach_w).all() and (need_u <= reach_u).all():
                     return ball, bent
                 if not np.isfinite(need_w + need_u).all():
@@ -336,8 +449,9 @@ class _Case:
     def bend(self, ball: _Ball, moves: tuple[np.ndarray, np.ndarray]) -> _Bent:
         """Sums what curvature can do over the units, block by block."""
         error, averaged = np.zeros_like(self.targets), np.zeros_like(self.targets)
-        jacobian, output = np.zeros_like(self.targets), np.zeros_like(self.targets)
-        slope_w, slope_u = np.empty(self.half), np.empty(self.half)
+        jacobian, coupled = np.zeros_like(self.targets), np.zeros_like(self.targets)
+        output = np.zeros_like(self.targets)
+        slope_w, slope_u, change_w, change_u = np.empty((4, self.half))
         axis = {"sgd": "max"}.get(self.method, "mean")
         for part in self.blocks():
             suprema = self.suprema(part, ball.reach_w[part], ball.reach_u[part])
@@ -359,17 +473,28 @@ class _Case:
             averaged += np.minimum(
                 bent_square, 2 / 3 * third * r**3 + 2 * s * common * (r + common)
             ).sum(-1)
-            jacobian += ((a * r_w + x * r_u) ** 2 + (x * r_w + c * r_u) ** 2).sum(-1)
+            apart_w, apart_u = a * r_w + x * r_u, x * r_w + c * r_u
+            change_w[part], change_u[part] = _typical(apart_w, axis), _typical(apart_u, axis)
+            changed = np.hypot(apart_w, apart_u)
+            jacobian += (changed**2).sum(-1)
+            # Of first order only what the twins do alike remains in the kernel.
+            coupled += (np.minimum(changed, s * common + third * r**2 / 2) ** 2).sum(-1)
             output += (p * r_w + q * r_u).sum(-1)
         jacobian *= 2 / self.network.width
+        coupled *= 2 / self.network.width
+        limits = self.radii[0] / self.root, self.radii[1] / self.root
         return _Bent(
             error / self.root,
             averaged / self.root,
-            math.sqrt(float(jacobian.sum())),
-            math.sqrt(float(jacobian.sum(1).max())),
+            2 * math.sqrt(self.largest * float(coupled.sum())) + float(jacobian.sum()),
+            2 * math.sqrt(self.sample_largest * float(coupled.sum(1).max()))
+            + float(jacobian.sum(1).max()),
             2 * output / self.root,
             slope_w,
             slope_u,
+            change_w,
+            change_u,
+            bool((ball.reach_w < limits[0]).all() and (ball.reach_u < limits[1]).all()),
         )
 
     def suprema(self, part: slice, reach_w: np.ndarray, reach_u: np.ndarray) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from typing import Any
@@ -28,6 +29,7 @@ from recollect.convergence._train import resolve_step_size
 
 GUARANTEES = ("projected", "average", "sgd", "plain")
 _SHARE = 0.25
+_ROUNDING = 1e-9
 _LARGEST_LOG2_WIDTH = 900
 _ENDLESS = 10**200
 
@@ -63,7 +65,7 @@ class RiskBound:
     @property
     def is_vacuous(self) -> bool:
         """True when answering zero is as good as what is guaranteed."""
-        return not self.bound < self.initial_risk
+        return not self.bound < self.initial_risk * (1 - _ROUNDING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,8 +308,7 @@ def predict_budget(
             return _plain_closes(width, risk, **{k: v for k, v in fixed.items() if k != "method"})
         return bound_risk(width=width, n_steps=_ENDLESS, **fixed).bound < risk
 
-    log2_width = next((k for k in range(1, _LARGEST_LOG2_WIDTH) if is_enough(2**k)), None)
-    if log2_width is None:
+    if not is_enough(2**_LARGEST_LOG2_WIDTH):
         return Budget(
             None,
             0,
@@ -317,6 +318,8 @@ def predict_budget(
             math.inf,
             Status("infinite", f"no width below 2^{_LARGEST_LOG2_WIDTH} is enough"),
         )
+    powers = range(1, _LARGEST_LOG2_WIDTH + 1)
+    log2_width = powers[bisect.bisect_left(powers, True, key=lambda k: is_enough(2**k))]
     low, high = 2 ** (log2_width - 1), 2**log2_width
     while high - low > max(2, high // 1000):
         middle = (low + high) // 4 * 2
@@ -525,7 +528,7 @@ def judge(
     status = Status()
     if not math.isfinite(bound):
         status = Status("vacuous", "the argument does not close at this width and number of steps")
-    elif bound >= initial:
+    elif bound >= initial * (1 - _ROUNDING):
         status = Status(
             "vacuous", f"the bound {bound:.3g} is not below R(0) = {initial:.3g}, the risk of zero"
         )

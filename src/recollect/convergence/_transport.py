@@ -103,7 +103,7 @@ def draw_transport_target(
     nu_w, nu_u = require_nonnegative("nu_w", nu_w), require_nonnegative("nu_u", nu_u)
     alpha = require_nonnegative("alpha", alpha)
     rng = np.random.default_rng([require_count("seed", seed, minimum=0), 29])
-    a, b, e = rng.standard_normal((3, count))
+    a, b, e = rng.standard_normal((3, count)) / math.sqrt(count)
     shift, phase_w, phase_u = rng.uniform(0, 2 * math.pi, 3)
     e = e / np.linalg.norm(e)
 
@@ -234,7 +234,13 @@ def estimate_nu(
 
 
 def _least_map(
-    a_w: np.ndarray, a_u: np.ndarray, y: np.ndarray, slack: float, *, n_rounds: int = 200
+    a_w: np.ndarray,
+    a_u: np.ndarray,
+    y: np.ndarray,
+    slack: float,
+    *,
+    n_rounds: int = 1000,
+    gap: float = 3e-3,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Returns ν, the map, the dual vector, the residual's norm and the relative duality gap."""
     n_units = a_w.shape[1]
@@ -243,6 +249,7 @@ def _least_map(
     dual, best = y.copy(), (-math.inf, y.copy())
     tiny = 1e-9
     for _ in range(n_rounds):
+        weigh_w, weigh_u = size_w, size_u
         gram = (a_w / (n_units * size_w)) @ a_w.T
         gram += (flat / np.repeat(n_units * size_u, a_u.shape[2])) @ flat.T
         gram[np.diag_indices(len(y))] += slack / np.linalg.norm(dual) + tiny * np.trace(gram) / len(
@@ -257,14 +264,12 @@ def _least_map(
         size_w, size_u = np.maximum(abs(pull_w), floor), np.maximum(norms, floor)
         total = (abs(pull_w).sum() + norms.sum()) / n_units
         value = (1 - slack * float(np.linalg.norm(dual))) / total
-        if value <= best[0] * (1 + 1e-7):
-            best = max(best, (value, dual), key=lambda pair: pair[0])
+        best = max(best, (value, dual), key=lambda pair: pair[0])
+        # The map that the same weights make explains the data; its size closes the gap.
+        v_w, v_u = (step @ a_w) / weigh_w, np.tensordot(step, a_u, 1) / weigh_u[:, None]
+        nu = float(max(abs(v_w).max(), np.linalg.norm(v_u, axis=1).max()))
+        if nu - best[0] < gap * nu:
             break
-        best = (value, dual)
     lower, dual = best
-    # The primal map of the same weights meets the constraint; its size closes the gap.
-    lengths = step @ a_w / size_w, np.tensordot(step, a_u, 1) / size_u[:, None]
-    made = (a_w @ lengths[0] + flat @ lengths[1].ravel()) / n_units
-    left = float(np.linalg.norm(made - y))
-    nu = float(max(abs(lengths[0]).max(), np.linalg.norm(lengths[1], axis=1).max()))
-    return nu, lengths[0], lengths[1], dual, left, (nu - lower) / nu
+    left = float(np.linalg.norm((a_w @ v_w + flat @ v_u.ravel()) / n_units - y))
+    return nu, v_w, v_u, dual, left, (nu - lower) / nu
