@@ -418,7 +418,9 @@ class _Batch:
         """Notes the lanes whose flow is over."""
         n = theta.shape[1]
         m = n // 2
-        for lane in map(int, which):
+        for lane in map(
+            int, which[self._may_be_over(which, theta[which], f[which], H[which], t[which])]
+        ):
             if lane in ends:
                 continue
             if t[lane] >= self.flow_time:
@@ -462,6 +464,23 @@ class _Batch:
                     )
                 ends[lane] = (kind, status)
                 t[lane] = np.inf
+
+    def _may_be_over(self, which, theta, f, H, t) -> np.ndarray:
+        """Returns the lanes worth a closer look, by tests that cost nothing for a batch."""
+        size = np.linalg.norm(theta, axis=1)
+        slope = np.linalg.norm(f, axis=1)
+        stiff = np.abs(H).sum(axis=2).max(axis=1)
+        # Newton's step is at least the slope over the largest curvature.
+        near = slope < 1e-4 * size * stiff
+        values = np.full(len(which), -1.0)
+        values[near] = np.linalg.eigvalsh(H[near])[:, 0]
+        minimum = near & (values > 1e3 * _EPS * stiff)
+        floor = slope <= 20 * self.noise[which] / _NOISE
+        large = np.abs(theta).max(axis=1) > _UNBOUNDED
+        mirrored = np.zeros(len(which), bool)
+        if self.mirror is not None:
+            mirrored = near & np.array([self._is_mirrored(lane) for lane in which])
+        return (t >= self.flow_time) | minimum | floor | large | mirrored
 
     def _is_mirrored(self, lane) -> bool:
         return self.mirror is not None and not np.array_equal(

@@ -13,6 +13,8 @@ ENTRIES: dict[str, str] = {
     "figure-1a": "recollect.study.catalogue._figure_one_sum",
     "figure-1b": "recollect.study.catalogue._figure_one_airy",
     "figure-1c": "recollect.study.catalogue._figure_one_lorenz",
+    "figure-2": "recollect.study.catalogue._figure_two",
+    "figure-3": "recollect.study.catalogue._figure_three",
     "figure-4": "recollect.study.catalogue._figure_four",
     "memory-probes": "recollect.study.catalogue._memory_probes",
     "periodic-memory": "recollect.study.catalogue._periodic_memory",
