@@ -19,7 +19,7 @@ STARTS = {
 
 def escape(kernel: str, start: str, delta: float, delay: float) -> dict[str, Any]:
     """Returns when the weights have moved by δ, and the time before which they provably have not."""
-    from recollect import Status, targets, training
+    from recollect import targets, training
 
     a, w = STARTS[start]
     bump = targets.Bump(delay=delay, width=1.0, height=1.0)
@@ -31,7 +31,7 @@ def escape(kernel: str, start: str, delta: float, delay: float) -> dict[str, Any
         "relative_error": found.relative_error,
         "bound": training.bound_hitting_time(loss, a, w, delta=delta),
         "linear": linear.value if linear.is_valid else math.nan,
-        "status": Status(found.status.code, found.status.message),
+        "status": found.status,
     }
 
 
