@@ -47,6 +47,12 @@ from recollect.training._plateau_starts import (
     list_plateau_partitions,
 )
 from recollect.training._system import SystemCandidate, TrainedSystem, train_system
+from recollect.training._system_coherence import (
+    Coherence,
+    Remainder,
+    estimate_coherence,
+    estimate_remainder,
+)
 from recollect.training._theory import (
     LinearEscape,
     bound_hitting_time,
@@ -55,6 +61,10 @@ from recollect.training._theory import (
 )
 
 __all__ = [
+    "Coherence",
+    "Remainder",
+    "estimate_coherence",
+    "estimate_remainder",
     "SystemCandidate",
     "TrainedSystem",
     "ExactLoss",
