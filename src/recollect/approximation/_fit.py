@@ -60,6 +60,12 @@ from recollect.approximation._state_space import (
     propagate,
     takenaka_malmquist,
 )
+from recollect.approximation._tangential import (
+    evaluate_rank_one,
+    rank_one_start,
+    refine_rank_one,
+    split_full,
+)
 from recollect.memory import KernelEstimate
 from recollect.models import LinearRNN
 from recollect.targets import SampledKernel, kernel_quadrature
@@ -494,7 +500,7 @@ class _Workbench:
                 )
             )
             results = [self._deliver(*each, width, constant, began) for each in candidates]
-            if results[0].error > 1e-9 * self.grid.norms["linf"]:
+            if self.n_copies == 1 and results[0].error > 1e-9 * self.grid.norms["linf"]:
                 return results[0]
         fit = self.least_squares(n_rates)
         offer(fit.sections, fit.amplitudes)
@@ -502,7 +508,53 @@ class _Workbench:
             reweighted = reweighted_sections(fit.sections, self.grid, n_rounds=30, n_steps=2)
             offer(reweighted.sections, reweighted.amplitudes)
         results = [self._deliver(*each, width, constant, began) for each in candidates]
-        return min(results, key=lambda result: result.error)
+        best = min(results, key=lambda result: result.error)
+        if self.n_copies > 1:
+            best = self._on_one_state(best, width, began)
+        return best
+
+    def _on_one_state(self, best: ExponentialSum, width: int, began: float) -> ExponentialSum:
+        """The better of a fit with a copy of the state per channel and one that shares it."""
+        starts = []
+        n_units = min(width, self.spectrum.usable_width(rtol=1e-13))
+        for spectrum in (self.weighted_spectrum, self.spectrum):
+            for n in {width, n_units}:
+                rates = spectrum.rates(n)
+                if len(rates) == n:
+                    starts.append(rank_one_start(_stabilised(rates, self.grid), self.grid))
+        if best.width == width and np.all(np.isfinite(best.amplitudes)):
+            starts.append(split_full(best.rates, best.amplitudes))
+        for start in starts:
+            if start.width not in (width, n_units):
+                continue
+            found = refine_rank_one(start, self.grid, norm=self.norm)
+            try:
+                model = LinearRNN(*found.state_space())
+            except np.linalg.LinAlgError:
+                continue
+            rates, amplitudes = found.modes()
+            deviation = measure_deviation(
+                self.grid,
+                lambda t, found=found: evaluate_rank_one(found, t),
+                rates=rates,
+                amplitudes=amplitudes,
+            )
+            if getattr(deviation, self.norm) < best.error:
+                best = dataclasses.replace(
+                    best,
+                    model=model,
+                    rates=rates,
+                    amplitudes=amplitudes,
+                    errors={name: float(getattr(deviation, name)) for name in NORMS},
+                    status=Status()
+                    if found.width == width
+                    else Status(
+                        "width_beyond_rank",
+                        f"float64 tells {found.width} of {width} units apart for this kernel",
+                    ),
+                    stats={**best.stats, "seconds": time.perf_counter() - began},
+                )
+        return best
 
     def judged(
         self, rates: np.ndarray, flat: np.ndarray, width: int, constant: np.ndarray

@@ -77,7 +77,11 @@ def refine_positive(
 
         n_steps = 100 if norm == "l2" else 6
         theta = scipy.optimize.least_squares(
-            residual, theta, jac=jacobian, max_nfev=n_steps, x_scale="jac"
+            residual,
+            theta,
+            jac=jacobian,  # pyright: ignore[reportArgumentType]
+            max_nfev=n_steps,
+            x_scale="jac",
         ).x
         now = measured(theta)
         if now < best_error * (1 - 1e-4):
