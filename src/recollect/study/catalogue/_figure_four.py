@@ -13,10 +13,10 @@ from recollect.study.catalogue._training_curves import DIMENSIONS, UNITS, draw_c
 
 # name -> activation, optimiser, step size, steps (quick, full), dt.
 SETTINGS: dict[str, tuple[str, str, float, int, int, float]] = {
-    "linear, gradient descent": ("linear", "gradient_descent", 0.02, 16_000, 200_000, 0.1),
-    "linear, momentum": ("linear", "momentum", 0.02, 4_000, 100_000, 0.1),
-    "linear, Adam": ("linear", "adam", 0.002, 8_000, 50_000, 0.1),
-    "tanh, Adam": ("tanh", "adam", 0.002, 2_000, 50_000, 0.2),
+    "linear, gradient descent": ("linear", "gradient_descent", 0.02, 12_000, 200_000, 0.1),
+    "linear, momentum": ("linear", "momentum", 0.02, 3_000, 100_000, 0.1),
+    "linear, Adam": ("linear", "adam", 0.002, 4_000, 50_000, 0.1),
+    "tanh, Adam": ("tanh", "adam", 0.002, 1_500, 50_000, 0.2),
 }
 TARGET = "exp(-t)+0.5*exp(-(t-{delay})**2/2)"
 _FLOOR = 0.2
@@ -58,7 +58,7 @@ def build_study(*, quick: bool, target: str = TARGET) -> Study:
             setting=list(SETTINGS),
             delay=delays,
             is_quick=[quick],
-            n_starts=[3 if quick else 16],
+            n_starts=[2 if quick else 16],
             target=[target],
         ),
         dimensions=DIMENSIONS,

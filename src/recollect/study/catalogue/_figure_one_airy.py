@@ -24,7 +24,7 @@ def build_study(*, quick: bool, kernels: tuple[str, ...] | None = None) -> Study
         grid=product(
             kernel=list(kernels),
             n_steps=[30_000 if quick else 200_000],
-            n_starts=[4 if quick else 16],
+            n_starts=[2 if quick else 16],
         ),
         dimensions=DIMENSIONS,
         units=UNITS,
