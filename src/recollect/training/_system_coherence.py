@@ -261,8 +261,19 @@ def _features(network: AffineRNN, x, states, simulated, dt) -> tuple[np.ndarray,
     filtered = [
         _filtered(A, np.linalg.norm(B, axis=1), column) for curve in curves for column in curve.T
     ]
-    lagged = [np.concatenate([np.repeat(x[:1], d, axis=0), x[:-d]]) for d in (1, 2, 4)]
-    linear = np.concatenate([np.ones((len(x), 1)), leading, x, *lagged], axis=1)
+    # Whatever the linear model missed linearly is not nonlinearity: the same filters see the inputs
+    # and the output as they are, beside running means over log-spaced spans.
+    missed = [
+        _filtered(A, np.linalg.norm(B, axis=1), column)
+        for signal in (x, output)
+        for column in signal.T
+    ]
+    spans = [2**j for j in range(int(np.log2(max(len(x) / 10, 1))) + 1)]
+    sums = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
+    means = [
+        (sums[1:] - sums[np.maximum(np.arange(len(x)) + 1 - span, 0)]) / span for span in spans
+    ]
+    linear = np.concatenate([np.ones((len(x), 1)), leading, x, output, *missed, *means], axis=1)
     curved = np.concatenate([np.stack(powers, axis=1), *filtered, *curves], axis=1)
     return linear, _unit(curved)
 
