@@ -65,8 +65,9 @@ class RankOneSum:
                 blocks.append([[-w.real]])
                 rows.append(b.real)
                 columns.append(c.real)
-        A, B, C = scipy.linalg.block_diag(*blocks), np.array(rows), np.array(columns).T
-        gram = scipy.linalg.solve_continuous_lyapunov(A, -B @ B.T)
+        A = np.asarray(scipy.linalg.block_diag(*blocks), dtype=np.float64)
+        B, C = np.array(rows), np.array(columns).T
+        gram = np.asarray(scipy.linalg.solve_continuous_lyapunov(A, -B @ B.T))
         lower = np.linalg.cholesky(0.5 * (gram + gram.T))
         return (
             scipy.linalg.solve_triangular(lower, A @ lower, lower=True),
