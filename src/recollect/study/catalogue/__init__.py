@@ -22,4 +22,8 @@ ENTRIES: dict[str, str] = {
     "trained-memory": "recollect.study.catalogue._trained_memory",
     "momentum": "recollect.study.catalogue._momentum",
     "landscape-plane": "recollect.study.catalogue._landscape_plane",
+    "descent-methods": "recollect.study.catalogue._descent_methods",
+    "cutoff": "recollect.study.catalogue._cutoff",
+    "width-and-samples": "recollect.study.catalogue._width_and_samples",
+    "tangent-kernel": "recollect.study.catalogue._tangent_kernel",
 }
