@@ -208,7 +208,7 @@ def estimate_nu(
     for replicate in range(require_count("n_replicates", n_replicates, minimum=2)):
         a_w, a_u = features(replicate)
         nu, v_w, v_u, dual, left, gap = _least_map(a_w, a_u, y, slack)
-        is_open |= gap > 1e-2
+        is_open |= gap > 5e-2
         found.append(nu)
         residuals.append(left)
         first = first or (ratio * v_w, v_u)
@@ -220,7 +220,7 @@ def estimate_nu(
     assert first is not None
     status = Status()
     if is_open:
-        status = Status("not_converged", "the duality gap is above 1 %: more features may help")
+        status = Status("not_converged", "the duality gap is above 5 %: more features may help")
     stderr = float(np.std(found, ddof=1) / math.sqrt(len(found)))
     return EstimatedNu(
         float(np.mean(found)),

@@ -1,0 +1,104 @@
+"""An experiment on paper C: seeds x widths x steps, against a plain torch loop, and cost slopes.
+
+python -m benchmarks.convergence [--quick] [--seeds 20] [--steps 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+
+from recollect import convergence
+
+WIDTHS = (32, 64, 128, 256, 512, 1024)
+ETA = 0.05
+
+
+def _run(width: int, seed: int, n_steps: int, n: int = 32, horizon: int = 16, d: int = 4) -> float:
+    network = convergence.initialise_paired(width, d, alpha=0.3, seed=seed)
+    signals = convergence.draw_sequences(n, horizon, d, seed=seed)
+    targets = 0.3 * np.random.default_rng(seed).standard_normal((n, horizon))
+    start = time.perf_counter()
+    convergence.train_paired(
+        network,
+        signals,
+        targets,
+        n_steps=n_steps,
+        step_size=ETA,
+        radius_w=1.0,
+        radius_u=1.0,
+        record_every=max(1, n_steps // 20),
+    )
+    return time.perf_counter() - start
+
+
+def _torch(width: int, n_steps: int) -> float | None:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    network = convergence.initialise_paired(width, 4, alpha=0.3, seed=0)
+    x = torch.tensor(convergence.draw_sequences(32, 16, 4, seed=0), dtype=torch.float32)
+    y = 0.3 * torch.randn(32, 16)
+    w = torch.tensor(network.weights, dtype=torch.float32, requires_grad=True)
+    u = torch.tensor(network.U, dtype=torch.float32, requires_grad=True)
+    c = torch.tensor(network.signs / width**0.5, dtype=torch.float32)
+    w0, u0 = w.detach().clone(), u.detach().clone()
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        h, outputs = torch.zeros(32, width), []
+        for t in range(16):
+            h = torch.tanh(w * h + x[:, t] @ u.T)
+            outputs.append(h @ c)
+        risk = ((torch.stack(outputs, 1) - y) ** 2).sum() / 32
+        w.grad = u.grad = None
+        risk.backward()
+        with torch.no_grad():
+            w -= ETA * w.grad
+            u -= ETA * u.grad
+            w.copy_(w0 + (w - w0).clamp(-1 / width**0.5, 1 / width**0.5))
+            move = u - u0
+            size = move.norm(dim=1, keepdim=True).clamp_min(1 / width**0.5)
+            u.copy_(u0 + move / size / width**0.5)
+    return time.perf_counter() - start
+
+
+def _slope(sizes: list[int], make) -> float:
+    times = []
+    for size in sizes:
+        make(size)
+        times.append(min(make(size) for _ in range(3)))
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="1 seed, 200 steps")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=2000)
+    arguments = parser.parse_args()
+    seeds, steps = (1, 200) if arguments.quick else (arguments.seeds, arguments.steps)
+    start = time.perf_counter()
+    spent = {m: sum(_run(m, seed, steps) for seed in range(seeds)) for m in WIDTHS}
+    total = time.perf_counter() - start
+    print(f"{seeds} seeds x {len(WIDTHS)} widths x {steps} steps: {total:.1f} s")
+    few = min(steps, 100)
+    for m in WIDTHS:
+        ours = 1e3 * spent[m] / seeds / steps
+        peer = _torch(m, few)
+        other = "torch absent" if peer is None else f"torch {1e3 * peer / few:.2f} ms"
+        print(f"  m = {m:4d}: {ours:.3f} ms a step, {other}")
+    print(f"slope in m {_slope([256, 512, 1024], lambda m: _run(m, 0, 100)):.2f}")
+    print(f"slope in T {_slope([16, 32, 64], lambda t: _run(256, 0, 100, horizon=t)):.2f}")
+    print(f"slope in n {_slope([32, 64, 128], lambda n: _run(256, 0, 100, n=n)):.2f}")
+    print(f"load {os.getloadavg()}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
