@@ -92,13 +92,13 @@ def estimate_coherence(
 
     frequencies = np.fft.rfftfreq(length, dt)
     sxx = np.stack([np.stack([cross(a, b) for b in x.T], -1) for a in x.T], -2)
-    trace = np.trace(sxx, axis1=1, axis2=2).real
+    trace = np.real(np.trace(sxx, axis1=1, axis2=2))
     sxx = sxx + (1e-12 * trace + 1e-300)[:, None, None] * np.eye(n_inputs)
     values = []
     for column in y.T:
         sxy = np.stack([cross(a, column) for a in x.T], -1)
         linear = np.einsum("fi,fi->f", sxy.conj(), np.linalg.solve(sxx, sxy[..., None])[..., 0])
-        power = cross(column, column).real
+        power = np.real(cross(column, column))
         values.append(np.divide(linear.real, power, out=np.zeros_like(power), where=power > 0))
     gamma = np.clip(np.stack(values, axis=1), 0.0, 1.0)
     n_segments = (len(x) - length) // (length - length // 2) + 1

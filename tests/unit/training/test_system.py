@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,13 @@ from recollect.training import _system_simulation as simulation
 from recollect.training._system import _cut, _dwelling_limits
 from recollect.training._system_descent import descend, outputs_of
 
-QUICK = {"n_restarts": 1, "n_folds": 2, "n_steps": 25, "penalty": (1e-4,), "max_width": 2}
+QUICK: dict[str, Any] = {
+    "n_restarts": 1,
+    "n_folds": 2,
+    "n_steps": 25,
+    "penalty": (1e-4,),
+    "max_width": 2,
+}
 KEY = jax.random.key(0)
 
 
@@ -62,7 +69,7 @@ def test_the_model_is_what_was_trained(layout):
     trained = outputs_of(layout, vector, windows)[0]
     x_scale = np.full(layout.n_inputs, 0.5), np.full(layout.n_inputs, 2.0)
     y_scale = np.full(n_outputs, -1.0), np.full(n_outputs, 3.0)
-    scaled = tuple(y_scale[0] + y_scale[1] * limit for limit in limits)
+    scaled = y_scale[0] + y_scale[1] * limits[0], y_scale[0] + y_scale[1] * limits[1]
     model = simulation.assemble(
         layout, vector, dt=0.1, input_scale=x_scale, output_scale=y_scale, limits=scaled
     )
