@@ -148,7 +148,7 @@ def bound_risk_on_data(
             for displacement in tried:
                 found = case.close(displacement)
                 if best is None or found.bound < best.bound:
-                    best = found
+                    best = dataclasses.replace(found, confined_steps=prefix)
     assert best is not None
     return best
 
@@ -327,7 +327,9 @@ class _Case:
         if best is None:
             inf = math.inf
             return judge(inf, self.initial, inf, inf, inf, self.eta, self.radii)
-        ball, bent, (_, eta, x, paper, floor, _) = best
+        ball, bent, outcome = best
+        assert bent is not None
+        (_, eta, x, paper, floor, _) = outcome
         bound, paper, floor = (self.finish(value, bent) for value in (x, paper, floor))
         bound = min(bound, paper)
         floor = min(floor, bound)

@@ -49,6 +49,8 @@ class RiskBound:
         radius_w: ρ_w the bound is for.
         radius_u: ρ_u the bound is for.
         status: `vacuous` if the bound is not below R(0).
+        confined_steps: the first steps, during which the weights stay within the radii; with data
+            the best bound may come from fewer steps than are run. Zero if it was not looked at.
     """
 
     risk: float
@@ -61,6 +63,7 @@ class RiskBound:
     radius_w: float
     radius_u: float
     status: Status = Status()
+    confined_steps: int = 0
 
     @property
     def is_vacuous(self) -> bool:

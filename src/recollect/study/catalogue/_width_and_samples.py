@@ -13,7 +13,7 @@ from recollect.study._study import Study
 from recollect.study.catalogue._kernel_regime import sample_case, slope
 
 _SHARE = 0.02
-_WIDTHS = tuple(2**k for k in range(1, 11))
+_WIDTHS = tuple(2**k for k in range(2, 11))
 
 
 def least_width(n_samples: int, seed: int, n_steps: int, n_tries: int) -> dict[str, Any]:
@@ -63,11 +63,11 @@ def build_study(*, quick: bool) -> Study:
         name="width-and-samples",
         function=least_width,
         grid=product(
-            n_samples=[4, 16, 64] if quick else [4, 8, 16, 32, 64, 128, 256],
-            n_steps=[300 if quick else 1000],
+            n_samples=[4, 12, 36] if quick else [4, 8, 16, 32, 64, 128, 256],
+            n_steps=[100 if quick else 1000],
             n_tries=[1 if quick else 5],
         ),
-        seeds=2 if quick else 10,
+        seeds=1 if quick else 10,
         units={"width": "1", "guaranteed": "1", "guaranteed_at_fixed_risk": "1", "n_samples": "1"},
         figure="width against samples",
         paper="C",
