@@ -1,1 +1,32 @@
 """How far may the weights move, and which parameterisation holds?"""
+
+from __future__ import annotations
+
+from recollect.stability._criterion import Criterion, measure_criterion
+from recollect.stability._perturbation import StabilityCurve, measure_perturbation_error
+from recollect.stability._radius import StableRadius, estimate_stable_radius
+from recollect.stability._theory import (
+    bound_normalised_error,
+    bound_perturbation_error,
+    bound_stable_radius,
+    measure_eigenvalue_bound,
+    predict_criterion,
+    predict_direct_error,
+    predict_gradient_scale,
+)
+
+__all__ = [
+    "Criterion",
+    "StabilityCurve",
+    "StableRadius",
+    "bound_normalised_error",
+    "bound_perturbation_error",
+    "bound_stable_radius",
+    "estimate_stable_radius",
+    "measure_criterion",
+    "measure_eigenvalue_bound",
+    "measure_perturbation_error",
+    "predict_criterion",
+    "predict_direct_error",
+    "predict_gradient_scale",
+]

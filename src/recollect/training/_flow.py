@@ -191,7 +191,7 @@ def _starts(losses: Any, amplitudes: Any, rates: Any):
 def _radau(n_stages: int):
     """Returns nodes, A⁻¹, its real eigenvalue and the error weights of the Radau IIA method."""
     legendre = np.polynomial.legendre.Legendre
-    points = (legendre.basis(n_stages) - legendre.basis(n_stages - 1)).roots()
+    points = np.real((legendre.basis(n_stages) - legendre.basis(n_stages - 1)).roots())
     c = np.sort(np.append(0.5 * (1 + points[points < 1 - 1e-9]), 1.0))
     k = np.arange(1, n_stages + 1)
     powers = c[:, None] ** (k - 1)
@@ -244,7 +244,7 @@ class _Batch:
         m = theta.shape[-1] // 2
         g, H = np.empty_like(theta), np.empty((*theta.shape, 2 * m))
         for number in np.unique(self.group[which]):
-            mine = self.group[which] == number
+            mine = np.asarray(self.group[which] == number)
             g[mine], H[mine] = self.distinct[number].gradient_and_hessian(
                 theta[mine][..., :m], theta[mine][..., m:]
             )
@@ -374,7 +374,7 @@ class _Batch:
             return np.sqrt(np.sum((theta - start) ** 2, axis=1))
         drop = np.empty(len(which))
         for number in np.unique(self.group[which]):
-            mine = self.group[which] == number
+            mine = np.asarray(self.group[which] == number)
             drop[mine] = self.distinct[number].difference(
                 theta[mine, :m], theta[mine, m:], start[mine, :m], start[mine, m:]
             )

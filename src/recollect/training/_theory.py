@@ -128,7 +128,7 @@ def predict_linear_escape(
         low, high = (middle, high) if moved(middle) < 0 else (low, middle)
         if high - low < 1e-9:
             break
-    time = math.exp(float(scipy.optimize.brentq(moved, low, high, xtol=1e-12)))
+    time = math.exp(scipy.optimize.brentq(moved, low, high, xtol=1e-12))  # type: ignore[arg-type]
     shift = vectors @ (force * _growth(values, time))
     there = np.concatenate([a, w]) + shift
     if (there[m:] <= 0).any():
