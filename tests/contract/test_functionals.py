@@ -88,8 +88,8 @@ def _state_network() -> models.StateNetwork:
         input_offset=[0.5, -1.0],
         output_offset=[1.0, 2.0],
         start=[0.1, 0.2, 0.3, 0.4],
-        lower=[-0.5, -np.inf],
-        upper=[1.5, np.inf],
+        lower=[1.5, 4.0],
+        upper=[3.0, 7.0],
     )
 
 
