@@ -232,7 +232,7 @@ class _Batch:
     def stages(self, which: np.ndarray, theta: np.ndarray):
         """Returns -∇J and -∇²J at θ of shape (lane, stage, 2 width); NaN where a rate is not positive."""
         m = theta.shape[-1] // 2
-        bad = ~(np.isfinite(theta).all(axis=-1) & (theta[..., m:] > 0).all(axis=-1))
+        bad = np.logical_not(np.isfinite(theta).all(axis=-1) & (theta[..., m:] > 0).all(axis=-1))
         safe = np.where(bad[..., None], 1.0, theta)
         slope, H = self.slope_and_hessian(which, safe)
         slope[bad] = np.nan
@@ -268,7 +268,7 @@ class _Batch:
             linear = np.einsum("ij,ljn->lin", _INVERSE, Z[on]) / h[on, None, None]
             system = np.einsum("ij,l,nm->linjm", _INVERSE, 1 / h[on], np.eye(n))
             system[:, _EACH, :, _EACH] -= np.moveaxis(J, 1, 0)
-            good = np.isfinite(F).all(axis=(1, 2))
+            good = np.asarray(np.isfinite(F).all(axis=(1, 2)))
             residual = np.where(good[:, None, None], F - linear, 0.0)
             dZ = np.linalg.solve(
                 system.reshape(len(on), _STAGES * n, -1), residual.reshape(len(on), -1, 1)
