@@ -64,7 +64,7 @@ def build_study(*, quick: bool) -> Study:
         function=least_width,
         grid=product(
             n_samples=[4, 12, 36] if quick else [4, 8, 16, 32, 64, 128, 256],
-            n_steps=[100 if quick else 1000],
+            n_steps=[300 if quick else 1000],
             n_tries=[1 if quick else 5],
         ),
         seeds=1 if quick else 10,
