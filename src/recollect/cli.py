@@ -93,6 +93,9 @@ def diagnose(
     width: Annotated[
         int | None, typer.Option(help="Width of the network; chosen from the data if not given.")
     ] = None,
+    nonlinear: Annotated[
+        bool, typer.Option("--nonlinear", help="Also fit a nonlinear network (minutes).")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Directory to write; recollect-NAME if not given.")
     ] = None,
@@ -128,7 +131,7 @@ def diagnose(
     with _progress(json) as progress:
         from recollect.diagnosis import diagnose as run
 
-        diagnosis = run(measurements, width=width, progress=progress)
+        diagnosis = run(measurements, width=width, nonlinear=nonlinear, progress=progress)
         progress("writing the report")
         write_diagnosis(diagnosis, directory, force=force)
     _show(diagnosis, directory, json)

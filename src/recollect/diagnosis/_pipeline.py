@@ -15,9 +15,14 @@ from recollect.approximation import EstimatedWidths, fit_estimate
 from recollect.diagnosis._baselines import Score, fit_arx, score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._network import fit_operating_point
+from recollect.diagnosis._nonlinear import fit_nonlinear, judge_remainder
 from recollect.diagnosis._result import Diagnosis, HeldOut
+from recollect.diagnosis._training import TrainingForecast, forecast_training
 from recollect.memory import KernelEstimate, estimate_kernel, estimate_law
 from recollect.models import AffineRNN, LinearRNN
+
+# A wider network has a landscape of its own for every width below: minutes, not seconds.
+_WIDEST_FORECAST = 6
 
 _GRAVEST_FIRST = (
     "not_finite",
@@ -34,6 +39,7 @@ def diagnose(
     *,
     width: int | None = None,
     max_width: int = 16,
+    nonlinear: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Diagnosis:
     """Returns how long a measured system remembers, how wide a network must be, and the network.
@@ -48,6 +54,7 @@ def diagnose(
         measurements: the data.
         width: hidden units per output; chosen from the data if not given.
         max_width: largest width considered per output.
+        nonlinear: also fit a nonlinear state network, judged on the same held-out data.
         progress: called with the name of each stage.
 
     Returns:
@@ -79,6 +86,16 @@ def diagnose(
     training = score(data.outputs, np.asarray(network(_filled(data.inputs), dt=data.dt)))
     progress("simulating held-out data")
     test = _held_out(data, network, width, max_width)
+    progress("telling noise from nonlinearity")
+    remainder = judge_remainder(data, network)
+    progress("forecasting a random start")
+    slowest = int(np.argmax([np.nan_to_num(law.t95.value) for law in laws]))
+    forecast = _forecast(fits[slowest], width, data.dt)
+    section = None
+    if nonlinear:
+        progress("fitting the nonlinear network")
+        linear, baselines = (None, {}) if test is None else (test.score, test.baselines)
+        section = fit_nonlinear(data, linear, baselines, progress=progress)
     warnings = _warnings(kernel, laws, fits, data)
     return Diagnosis(
         measurements=data,
@@ -88,6 +105,9 @@ def diagnose(
         network=network,
         training=training,
         test=test,
+        remainder=remainder,
+        forecast=forecast,
+        nonlinear=section,
         status=warnings[0] if warnings else Status(),
         warnings=warnings,
         seconds=time.perf_counter() - started,
@@ -132,6 +152,13 @@ def demonstrate(*, progress: Callable[[str], None] = lambda stage: None) -> tupl
 def _fit_outputs(kernel: KernelEstimate, max_width: int) -> list[EstimatedWidths]:
     n_outputs = kernel.kernel.shape[1]
     return [fit_estimate(kernel, output=o, max_width=max_width) for o in range(n_outputs)]
+
+
+def _forecast(fit: EstimatedWidths, width: int | None, dt: float) -> TrainingForecast | None:
+    chosen = fit.recommended if width is None else min(width, len(fit.networks))
+    if chosen > _WIDEST_FORECAST:
+        return None
+    return forecast_training(fit.networks[chosen - 1], dt=dt, n_starts=8)
 
 
 def _network(fits, width, inputs, outputs, kernel: KernelEstimate) -> AffineRNN:

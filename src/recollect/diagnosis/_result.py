@@ -12,6 +12,8 @@ from recollect._core._status import Status
 from recollect.approximation import EstimatedWidths
 from recollect.diagnosis._baselines import Score
 from recollect.diagnosis._measurements import Measurements
+from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
+from recollect.diagnosis._training import TrainingForecast
 from recollect.memory import KernelEstimate, MemoryLaw
 from recollect.models import AffineRNN
 
@@ -50,6 +52,10 @@ class Diagnosis:
         network: the linear network, with offset and initial state.
         training: score of the network on the whole record it was fitted to.
         test: held-out score, None where nothing was held out.
+        remainder: whether what is left over is noise or nonlinearity.
+        forecast: how long a randomly started network of this width would stall; None for widths
+            above six per output.
+        nonlinear: the nonlinear network and its score, None unless asked for.
         status: the worst of what there is to say.
         warnings: everything there is to say.
         seconds: time taken.
@@ -62,6 +68,9 @@ class Diagnosis:
     network: AffineRNN
     training: Score
     test: HeldOut | None
+    remainder: RemainderSection
+    forecast: TrainingForecast | None
+    nonlinear: NonlinearSection | None
     status: Status
     warnings: tuple[Status, ...]
     seconds: float
@@ -139,6 +148,11 @@ class Diagnosis:
                 "explained_variance": self.test.score.explained_variance,
                 "baselines": {name: s.record() for name, s in self.test.baselines.items()},
             },
+            "remainder": self.remainder.record(),
+            "training": None if self.forecast is None else self.forecast.record(),
+            "nonlinear": None
+            if self.nonlinear is None
+            else {"file": "nonlinear.safetensors"} | self.nonlinear.record(),
             "status": self.status.record(),
             "warnings": [w.record() for w in self.warnings],
             "seconds": round(self.seconds, 3),

@@ -133,7 +133,15 @@ def draw_timescales(diagnosis: Diagnosis) -> Figure:
     return figure
 
 
-def draw_test(diagnosis: Diagnosis) -> Figure:
+def draw_nonlinear(diagnosis: Diagnosis) -> Figure:
+    """Draws the held-out output against both networks' free simulations."""
+    found = diagnosis.nonlinear
+    assert found is not None
+    assert found.simulated is not None
+    return draw_test(diagnosis, nonlinear=found.simulated)
+
+
+def draw_test(diagnosis: Diagnosis, *, nonlinear: np.ndarray | None = None) -> Figure:
     """Draws the held-out output against the network's free simulation."""
     data, test = diagnosis.measurements, diagnosis.test
     assert test is not None
@@ -151,11 +159,13 @@ def draw_test(diagnosis: Diagnosis) -> Figure:
             axis.plot(
                 *_svg.thin(time, test.simulated[:, o]),
                 color=SECOND,
-                label="network, free simulation",
+                label="network, free simulation" if nonlinear is None else "linear",
                 lw=1.2,
             )
+            if nonlinear is not None and len(nonlinear) == len(time):
+                axis.plot(*_svg.thin(time, nonlinear[:, o]), color=FIRST, label="nonlinear", lw=1.2)
             axis.set_title(data.output_names[o])
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         axes[-1].set_xlabel(f"time in the test record [{data.unit}]")
     return figure
 

@@ -36,6 +36,9 @@ def write_diagnosis(
         (fresh / "report.html").write_text(page, encoding="utf-8")
         (fresh / "diagnosis.json").write_text(record + "\n", encoding="utf-8")
         models.save(diagnosis.network, fresh / "model", unit=diagnosis.measurements.unit)
+        if diagnosis.nonlinear is not None:
+            model = diagnosis.nonlinear.model
+            models.save(model, fresh / "nonlinear", unit=diagnosis.measurements.unit)
         if table is not None:
             (fresh / "data.csv").write_text(table, encoding="utf-8")
 
@@ -94,6 +97,8 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
             _loading(diagnosis),
         ),
         _section("Test", *_test_parts(diagnosis)),
+        _section("What is left over", *_remainder_parts(diagnosis)),
+        *([_section("Training", *_training_parts(diagnosis))] if diagnosis.forecast else []),
         _section(
             "Data",
             _paragraph(_data_words(diagnosis)),
@@ -174,8 +179,39 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
                 f"by free simulation of {test.record}; {peers}",
             )
         )
+    sections = [diagnosis.remainder, diagnosis.nonlinear]
+    for line in [line for section in sections if section for line in section.summary()]:
+        label, colon, text = line.partition(": ")
+        facts.append((label, text) if colon and " " not in label else ("", line.strip()))
+    if diagnosis.forecast is not None:
+        facts.append(("training", diagnosis.forecast.summary()[0]))
     facts.append(("verdict", str(diagnosis.status)))
     return facts
+
+
+def _remainder_parts(diagnosis: Diagnosis) -> list[str]:
+    words = [line.removeprefix("remainder: ") for line in diagnosis.remainder.summary()]
+    parts = [_paragraph(text[:1].upper() + text[1:] + ".") for text in words]
+    found = diagnosis.nonlinear
+    if found is None:
+        return parts
+    parts.append(_paragraph(" ".join(line.strip() for line in found.summary()) + "."))
+    if found.test is not None:
+        parts.append(
+            _figure(
+                figures.draw_nonlinear(diagnosis),
+                "nonlinear",
+                "Measured output and the two networks' free simulations",
+                "Measured output, the linear network and the nonlinear one, by free simulation.",
+            )
+        )
+    return parts
+
+
+def _training_parts(diagnosis: Diagnosis) -> list[str]:
+    assert diagnosis.forecast is not None
+    lines = diagnosis.forecast.summary()
+    return [_paragraph(line[:1].upper() + line[1:] + ".") for line in lines]
 
 
 def _cards(diagnosis: Diagnosis) -> str:
