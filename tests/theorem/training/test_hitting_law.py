@@ -42,7 +42,9 @@ STARTS = {
 
 
 @pytest.mark.parametrize("delta", [0.5, 1e-3])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(
+    "start", ["split", *(pytest.param(s, marks=pytest.mark.slow) for s in ("idle", "split of two"))]
+)
 def test_the_bound_holds_in_every_run(start, delta):
     base, a, w = STARTS[start]
     losses = ladder(BASES[base])[:-2]

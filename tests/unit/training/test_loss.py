@@ -43,7 +43,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["bump", "sum", *(pytest.param(n, marks=pytest.mark.slow) for n in ("airy", "power"))]
+)
 def test_loss_and_derivatives_against_forty_digits(name):
     target, rho = CASES[name]
     loss = training.exact_loss(target)

@@ -184,6 +184,7 @@ def test_a_linear_system_stays_linear():
     assert found.validation_error[0] < 0.12 * y.std()
 
 
+@pytest.mark.slow
 def test_scaling_the_data_scales_the_answer(wiener):
     x, y, found = wiener
     other = training.train_system(
@@ -192,6 +193,7 @@ def test_scaling_the_data_scales_the_answer(wiener):
     np.testing.assert_allclose(other.validation_error, 0.01 * found.validation_error, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_equal_keys_give_equal_networks(wiener):
     x, y, found = wiener
     again = training.train_system(x, y, dt=1.0, key=KEY, structures=("static",), **QUICK)
@@ -208,6 +210,7 @@ def test_an_end_of_scale_is_recognised_and_noise_is_not():
     assert np.isposinf(upper[1])
 
 
+@pytest.mark.slow
 def test_the_network_survives_a_file(wiener, tmp_path):
     model = wiener[2].model
     models.save(model, tmp_path / "net")
