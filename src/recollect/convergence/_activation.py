@@ -177,10 +177,10 @@ def traced_value_and_slope(activation: SmoothActivation, z: Any) -> tuple[Any, A
 
     if activation.name == "tanh":
         value = jnp.tanh(z)
-        return value, 1 - value * value
+        return value, slope_of_value(activation, value)
     if activation.name == "sigmoid":
         value = 0.5 * (jnp.tanh(0.5 * z) + 1)
-        return value, value * (1 - value)
+        return value, slope_of_value(activation, value)
     if activation.name == "softplus":
         return jax.nn.softplus(z), jax.nn.sigmoid(z)
     if activation.name == "erf":
@@ -192,6 +192,15 @@ def traced_value_and_slope(activation: SmoothActivation, z: Any) -> tuple[Any, A
     function = activation.function
     assert function is not None
     return jax.jvp(function, (z,), (jnp.ones_like(z),))
+
+
+def slope_of_value(activation: SmoothActivation, value: Any) -> Any:
+    """Returns σ' from σ where it is a polynomial in it, else None."""
+    if activation.name == "tanh":
+        return 1 - value * value
+    if activation.name == "sigmoid":
+        return value * (1 - value)
+    return None
 
 
 def _of(activation: SmoothActivation, z: np.ndarray, order: int) -> np.ndarray:

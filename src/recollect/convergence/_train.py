@@ -21,11 +21,14 @@ from recollect._core._check import (
 from recollect._core._precision import in_float64
 from recollect._core._references import references
 from recollect._core._status import Status
-from recollect.convergence._activation import SmoothActivation, traced_value_and_slope
+from recollect.convergence._activation import (
+    SmoothActivation,
+    slope_of_value,
+    traced_value_and_slope,
+)
 from recollect.convergence._network import PairedNetwork, require_sequences, require_targets
 
 METHODS = ("projected", "plain", "sgd")
-_UNROLLED = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +127,7 @@ def train_paired(
     root = math.sqrt(network.width)
     arrays = (
         network.weights,
-        network.U,
+        network.U.T,
         network.signs,
         np.moveaxis(signals, 1, 0),
         targets.T,
@@ -149,8 +152,8 @@ def train_paired(
         sample,
         drift,
         np.arange(len(risk)) * record_every,
-        dataclasses.replace(network, weights=weights, U=U),
-        dataclasses.replace(network, weights=mean_w, U=mean_u),
+        dataclasses.replace(network, weights=weights, U=U.T),
+        dataclasses.replace(network, weights=mean_w, U=mean_u.T),
         eta,
         status,
     )
@@ -169,9 +172,9 @@ def measure_gradient(
     signals = require_sequences("signals", signals, network.n_inputs)
     targets = require_targets("targets", targets, signals)
     risk, gw, gu = in_float64(lambda *a: _risk_and_gradient(network.activation, *a))(
-        network.weights, network.U, network.signs, np.moveaxis(signals, 1, 0), targets.T
+        network.weights, network.U.T, network.signs, np.moveaxis(signals, 1, 0), targets.T
     )
-    return float(risk), gw, gu
+    return float(risk), gw, gu.T
 
 
 def resolve_step_size(step_size: float | str, *, horizon: int, n_steps: int) -> float:
@@ -190,43 +193,43 @@ def _require_radii(radius_w: Any, radius_u: Any) -> tuple[float, float]:
     return require_positive("radius_w", radius_w), require_positive("radius_u", radius_u)
 
 
+# Inside the compiled loop U is held as (in, width), so that no product transposes its larger side,
+# and only the states are kept: slopes come from them where they can.
+
+
 def _outputs_and_states(activation: Any, w: Any, U: Any, signs: Any, x: Any) -> Any:
-    drive = x @ U.T
+    n_time, n_samples, n_inputs = x.shape
+    drive = (x.reshape(-1, n_inputs) @ U).reshape(n_time, n_samples, len(w))
 
     def step(h: Any, driven: Any) -> Any:
         value, slope = traced_value_and_slope(activation, w * h + driven)
-        return value, (h, value, slope)
+        return value, (value, None if slope_of_value(activation, value) is not None else slope)
 
-    start = jnp.zeros_like(drive[0])
-    _, (before, after, slopes) = jax.lax.scan(step, start, drive, unroll=min(len(x), _UNROLLED))
+    _, (states, slopes) = jax.lax.scan(step, jnp.zeros_like(drive[0]), drive)
     half = len(w) // 2
-    signed = after * signs
+    signed = states * signs
     outputs = (signed[..., :half] + signed[..., half:]).sum(-1) / math.sqrt(len(w))
-    return outputs, before, slopes
+    return outputs, states, slopes
 
 
 def _risk_and_gradient(
     activation: SmoothActivation, w: Any, U: Any, signs: Any, x: Any, y: Any
 ) -> Any:
-    n_time, n_samples, n_inputs = x.shape
-    outputs, before, slopes = _outputs_and_states(activation, w, U, signs, x)
+    n_samples, n_inputs = x.shape[1:]
+    outputs, states, slopes = _outputs_and_states(activation, w, U, signs, x)
     residual = outputs - y
     pull = (2 / (n_samples * math.sqrt(len(w)))) * residual
 
     def step(later: Any, now: Any) -> Any:
-        pulled, slope = now
+        pulled, state, slope = now
+        if slope is None:
+            slope = slope_of_value(activation, state)
         g = (pulled[:, None] * signs + later) * slope
         return w * g, g
 
-    _, g = jax.lax.scan(
-        step,
-        jnp.zeros_like(before[0]),
-        (pull, slopes),
-        reverse=True,
-        unroll=min(n_time, _UNROLLED),
-    )
-    gw = (g * before).sum((0, 1))
-    gu = g.reshape(-1, len(w)).T @ x.reshape(-1, n_inputs)
+    _, g = jax.lax.scan(step, jnp.zeros_like(states[0]), (pull, states, slopes), reverse=True)
+    gw = (g[1:] * states[:-1]).sum((0, 1))
+    gu = x.reshape(-1, n_inputs).T @ g.reshape(-1, len(w))
     return jnp.sum(residual**2) / n_samples, gw, gu
 
 
@@ -258,7 +261,7 @@ def _descend(
             return w, U
         w = w0 + jnp.clip(w - w0, -reach_w, reach_w)
         moved = U - U0
-        size = jnp.sqrt(jnp.sum(moved**2, axis=1, keepdims=True))
+        size = jnp.sqrt(jnp.sum(moved**2, axis=0))
         return w, U0 + moved * (reach_u / jnp.maximum(size, reach_u))
 
     def step(state: Any, key: Any) -> Any:
@@ -279,7 +282,7 @@ def _descend(
         return state, (first, seen, _drift(state), (state[2], state[3]))
 
     def _drift(state: Any) -> Any:
-        moved = (state[0] - w0) ** 2 + jnp.sum((state[1] - U0) ** 2, axis=1)
+        moved = (state[0] - w0) ** 2 + jnp.sum((state[1] - U0) ** 2, axis=0)
         return root * jnp.sqrt(jnp.max(moved))
 
     def average_risk(sums: Any, count: Any) -> Any:
