@@ -16,34 +16,53 @@ if TYPE_CHECKING:
     )
     from recollect.diagnosis._measurements import Measurements, read_measurements
     from recollect.diagnosis._pipeline import demonstrate, diagnose
+    from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
     from recollect.diagnosis._result import Diagnosis, HeldOut
+    from recollect.diagnosis._training import (
+        CurveVerdict,
+        TrainingForecast,
+        forecast_training,
+        judge_loss_curve,
+    )
 
 # On first use, so that the command line refuses bad input before it imports jax.
 _HOME = {
+    "CurveVerdict": "_training",
     "Diagnosis": "_result",
     "HeldOut": "_result",
     "LayerReport": "_layers",
     "Measurements": "_measurements",
     "ModelReport": "_layers",
+    "NonlinearSection": "_nonlinear",
+    "RemainderSection": "_nonlinear",
     "Score": "_baselines",
     "Spectrum": "_layers",
+    "TrainingForecast": "_training",
     "demonstrate": "_pipeline",
     "diagnose": "_pipeline",
+    "forecast_training": "_training",
+    "judge_loss_curve": "_training",
     "measure_model": "_layers",
     "measure_spectrum": "_layers",
     "read_measurements": "_measurements",
 }
 
 __all__ = [
+    "CurveVerdict",
     "Diagnosis",
     "HeldOut",
     "LayerReport",
     "Measurements",
     "ModelReport",
+    "NonlinearSection",
+    "RemainderSection",
     "Score",
     "Spectrum",
+    "TrainingForecast",
     "demonstrate",
     "diagnose",
+    "forecast_training",
+    "judge_loss_curve",
     "measure_model",
     "measure_spectrum",
     "read_measurements",

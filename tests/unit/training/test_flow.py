@@ -71,6 +71,17 @@ def test_scaling_the_kernel_scales_the_flow():
     )
 
 
+def test_scaling_time_scales_loss_and_gradient():
+    # ρ(t) → ρ(ct), w → cw: J → J/c, ∂J/∂a → (1/c) ∂J/∂a, ∂J/∂w → (1/c²) ∂J/∂w.
+    c, a, w = 2.5, np.array([0.3, 0.9]), np.array([1.0, 0.6])
+    bumps = [targets.Bump(delay=6.0 / k, width=1.0 / k, height=1.0) for k in (1.0, c)]
+    slow = training.exact_loss(targets.exponential_sum([1.0], [1.0]) + bumps[0])
+    fast = training.exact_loss(targets.exponential_sum([1.0], [c]) + bumps[1])
+    assert fast(a, c * w) == pytest.approx(slow(a, w) / c, rel=1e-12)
+    scale = np.array([1 / c, 1 / c, 1 / c**2, 1 / c**2])
+    np.testing.assert_allclose(fast.gradient(a, c * w), scale * slow.gradient(a, w), rtol=1e-10)
+
+
 def test_a_batch_is_its_lanes():
     losses = [bumped(6.0), bumped(9.0), bumped(6.0)]
     a = np.array([[0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
