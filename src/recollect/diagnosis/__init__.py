@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         measure_spectrum,
     )
     from recollect.diagnosis._measurements import Measurements, read_measurements
-    from recollect.diagnosis._pipeline import demonstrate, diagnose
     from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
+    from recollect.diagnosis._pipeline import demonstrate, diagnose
     from recollect.diagnosis._result import Diagnosis, HeldOut
     from recollect.diagnosis._training import (
         CurveVerdict,
