@@ -44,6 +44,7 @@ from recollect.models._reparam import (
     Relu,
     Softplus,
 )
+from recollect.models._rescaled import Rescaled, fold_scales
 from recollect.models._state_network import StateNetwork
 from recollect.models._state_space import Stack, StateSpaceLayer
 from recollect.models._stream import evaluate_checkpointed, stream
@@ -64,6 +65,7 @@ __all__ = [
     "LSTM",
     "LinearRNN",
     "Relu",
+    "Rescaled",
     "ResidualRNN",
     "SelectiveRNN",
     "Softplus",
@@ -73,6 +75,7 @@ __all__ = [
     "StateSpaceLayer",
     "choose_form",
     "evaluate_checkpointed",
+    "fold_scales",
     "initialise_elman",
     "initialise_from_timescales",
     "initialise_gru",

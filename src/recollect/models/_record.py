@@ -24,6 +24,7 @@ from recollect.models import (
     _linear,
     _nonlinear,
     _reparam,
+    _rescaled,
     _state_network,
     _state_space,
 )
@@ -41,6 +42,7 @@ _CLASSES: dict[str, type] = {
         _linear.LinearRNN,
         _linear.DiagonalRNN,
         _affine.AffineRNN,
+        _rescaled.Rescaled,
         _nonlinear.ResidualRNN,
         _nonlinear.ElmanRNN,
         _nonlinear.DiagonalNonlinearRNN,
