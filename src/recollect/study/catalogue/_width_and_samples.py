@@ -10,27 +10,31 @@ import numpy as np
 from recollect.study._claims import Claim
 from recollect.study._grid import product
 from recollect.study._study import Study
-from recollect.study.catalogue._kernel_regime import sample_case, slope
+from recollect.study.catalogue._kernel_regime import N_INPUTS, sample_case, slope
 
 _SHARE = 0.02
-_WIDTHS = tuple(2**k for k in range(2, 11))
+_LARGEST_WIDTH = 2**11
 
 
-def least_width(n_samples: int, seed: int, n_steps: int, n_tries: int) -> dict[str, Any]:
-    """Returns the least width whose run leaves 2 % of the risk of zero, and the guaranteed one."""
+def least_width(
+    n_samples: int, seed: int, n_steps: int, n_tries: int, factor: int
+) -> dict[str, Any]:
+    """Returns the least width whose run leaves 2 % of the risk of zero, and the guaranteed one.
+
+    Widths 2, 2·factor, … are tried; the share left is a power of the width between two of them.
+    """
     from recollect import convergence
 
-    found = math.nan
-    initial = math.nan
-    for width in _WIDTHS:
+    _, signals, values = sample_case(2, n_samples, 8, 0.3, 0.7, seed)
+    initial = float(np.sum(values**2)) / n_samples
+    found, width, before = math.nan, 2, math.nan
+    while math.isnan(found) and width <= _LARGEST_WIDTH:
         left = []
         for attempt in range(n_tries):
-            network, signals, values = sample_case(width, n_samples, 8, 0.3, 0.7, seed)
-            network = convergence.initialise_paired(
-                width, network.n_inputs, alpha=0.3, seed=1000 * seed + attempt
-            )
             run = convergence.train_paired(
-                network,
+                convergence.initialise_paired(
+                    width, N_INPUTS, alpha=0.3, seed=1000 * seed + attempt
+                ),
                 signals,
                 values,
                 n_steps=n_steps,
@@ -39,11 +43,12 @@ def least_width(n_samples: int, seed: int, n_steps: int, n_tries: int) -> dict[s
                 radius_u=2.0,
                 record_every=n_steps // 10,
             )
-            initial = float(run.risk[0])
             left.append(run.best_risk / initial)
-        if np.median(left) <= _SHARE:
-            found = float(width)
-            break
+        share = float(np.exp(np.median(np.log(left))))
+        if share <= _SHARE:
+            part = 1.0 if width == 2 else math.log(before / _SHARE) / math.log(before / share)
+            found = width * factor ** (part - 1)
+        before, width = share, width * factor
     budget = convergence.predict_budget(
         _SHARE * initial, n_samples=n_samples, horizon=8, nu_w=0.7, nu_u=0.7, alpha=0.3
     )
@@ -52,6 +57,7 @@ def least_width(n_samples: int, seed: int, n_steps: int, n_tries: int) -> dict[s
     )
     return {
         "width": found,
+        "risk_of_zero": initial,
         "guaranteed": float(budget.width or math.nan),
         "guaranteed_at_fixed_risk": float(same.width or math.nan),
     }
@@ -59,16 +65,25 @@ def least_width(n_samples: int, seed: int, n_steps: int, n_tries: int) -> dict[s
 
 def build_study(*, quick: bool) -> Study:
     """Returns the study; `quick` has fewer samples and seeds."""
+    counts = [4, 12, 36, 108] if quick else [4, 8, 16, 32, 64, 128, 256]
+    last, one_before = math.log(counts[-1]), math.log(counts[-2])
     return Study(
         name="width-and-samples",
         function=least_width,
         grid=product(
-            n_samples=[4, 12, 36] if quick else [4, 8, 16, 32, 64, 128, 256],
+            n_samples=counts,
             n_steps=[300 if quick else 1000],
             n_tries=[1 if quick else 5],
+            factor=[4 if quick else 2],
         ),
-        seeds=1 if quick else 10,
-        units={"width": "1", "guaranteed": "1", "guaranteed_at_fixed_risk": "1", "n_samples": "1"},
+        seeds=2 if quick else 10,
+        units={
+            "width": "1",
+            "risk_of_zero": "1",
+            "guaranteed": "1",
+            "guaranteed_at_fixed_risk": "1",
+            "n_samples": "1",
+        },
         figure="width against samples",
         paper="C",
         claims=(
@@ -82,12 +97,31 @@ def build_study(*, quick: bool) -> Study:
                 relation="at_most",
             ),
             Claim(
-                "The width that runs need does not grow as a power of the samples as earlier theory "
-                "asked for (order of growth).",
+                "The width that runs need grows more slowly than the number of values to fit "
+                "(order of growth).",
                 lambda r: slope(r.n_samples, _mean(r, "width")),
-                expected=0.5,
+                expected=1.0,
                 tolerance=0.0,
-                reason="an upper limit: earlier bounds are powers of 2 and more",
+                reason="an upper limit: as many weights as values, m(d + 1) ≥ nT, grow with order 1, "
+                "and earlier theory asks for more",
+                relation="at_most",
+            ),
+            Claim(
+                "A logarithm m = a + b ln n describes the width that runs need better than a power "
+                "m = c n^p (ratio of the squared residuals of ln m).",
+                lambda r: _misfit(r, power=False) / _misfit(r, power=True),
+                expected=1.0,
+                tolerance=0.0,
+                reason="an upper limit: both laws have two parameters",
+                relation="at_most",
+            ),
+            Claim(
+                "Between the two largest numbers of samples the width that runs need grows no "
+                "faster than their logarithm (order of growth).",
+                lambda r: slope(r.n_samples[-2:], _mean(r, "width")[-2:]),
+                expected=round(math.log(last / one_before) / (last - one_before), 4),
+                tolerance=0.1,
+                reason="the order of ln n between them; each width is known within 10 %",
                 relation="at_most",
             ),
         ),
@@ -106,3 +140,16 @@ def draw(figure: Any, results: Any) -> None:
 def _mean(results: Any, name: str) -> np.ndarray:
     kept = np.log(results[name])
     return np.exp(kept.mean([dim for dim in kept.dims if dim != "n_samples"]).values)
+
+
+def _misfit(results: Any, *, power: bool) -> float:
+    n = np.log(results.n_samples.values)
+    width = _mean(results, "width")
+    columns = np.stack([np.ones_like(n), n], axis=1)
+    if power:
+        fitted = columns @ np.linalg.lstsq(columns, np.log(width))[0]
+    else:
+        # Relative errors, as in the logarithm of the width.
+        line = columns @ np.linalg.lstsq(columns / width[:, None], np.ones_like(n))[0]
+        fitted = np.log(np.maximum(line, 1.0))
+    return float(np.sum((np.log(width) - fitted) ** 2))
