@@ -209,9 +209,9 @@ def _matrices(model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if np.iscomplexobj(rates) and np.any(rates.imag):
         real, imag = rates.real, rates.imag
         matrix = np.block([[np.diag(-real), np.diag(imag)], [np.diag(-imag), np.diag(-real)]])
-        B, C = np.asarray(model.B), np.asarray(model.C)
+        B, C = np.asarray(model.input_matrix), np.asarray(model.C)
         return matrix, np.concatenate([B.real, B.imag]), np.concatenate([C.real, -C.imag], axis=1)
-    return np.diag(-rates.real), np.asarray(model.B).real, np.asarray(model.C).real
+    return np.diag(-rates.real), np.asarray(model.input_matrix).real, np.asarray(model.C).real
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from recollect._core._check import (
     host_float64,
     invalid,
     is_tracer,
+    require_choice,
     require_finite,
     require_positive,
     require_signal,
@@ -34,6 +35,8 @@ from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import linear_dense_states, linear_diagonal_states
 from recollect.models._reparam import Direct
 from recollect.models._weights import equal_steps, extent
+
+READINS = ("plain", "normalised")
 
 
 @references("li2021curse")
@@ -188,7 +191,9 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
     `ρ(t) = Re Σ_i a_i e^{-w_i t}` with `a_i = C_i B_i`. Discrete (`dt` a number):
     `h_{k+1} = e^{-w dt} h_k + B x_k`, `y_k = Re C h_{k+1}`, `K_j = Re C e^{-w dt j} B`.
     Complex rates are listed with their conjugates. The real part of a rate is trained through
-    `reparam`, `Re w = f(v)`.
+    `reparam`, `Re w = f(v)`. With the normalised read-in each unit sees `Re w · B x` (discrete:
+    `(1 - |e^{-w dt}|) B x`), so that a slow unit weighs no more than a fast one: moving its amplitude
+    by β then costs β, not β/w.
 
     Args:
         rates: w, shape (width,), in 1/time; complex if the kernel oscillates.
@@ -197,6 +202,7 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         dt: step of a discrete network; `None` for a continuous one.
         reparam: map from the trained weight to the real part of the rate.
         discretisation: how a continuous network is stepped; exact zero-order hold by default.
+        readin: `"plain"` or `"normalised"`: whether B is what the units see, or that over the rate.
 
     Raises:
         ValueError: if shapes do not fit, the width is zero, a weight is not finite, or `reparam`
@@ -210,6 +216,7 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
     dt: float | None = eqx.field(static=True)
     reparam: AbstractReparam
     discretisation: AbstractDiscretisation
+    readin: str = eqx.field(static=True)
 
     def __init__(
         self,
@@ -220,6 +227,7 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         dt: float | None = None,
         reparam: AbstractReparam | None = None,
         discretisation: AbstractDiscretisation | None = None,
+        readin: str = "plain",
     ):
         rates = as_weight(rates)
         require_finite("rates", rates)
@@ -231,9 +239,11 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         self.C = as_weight(C)
         self.dt = None if dt is None else require_positive("dt", dt)
         self.discretisation = ZeroOrderHold() if discretisation is None else discretisation
+        self.readin = require_choice("readin", readin, READINS)
 
     def __check_init__(self):
         _check_step(self.dt, self.discretisation)
+        require_choice("readin", self.readin, READINS)
         if not isinstance(self.reparam, AbstractReparam):
             raise wrong_type("reparam", "a reparameterisation", type(self.reparam).__name__)
         shape = np.shape(self.weights)
@@ -275,9 +285,16 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         return decay if self.frequencies is None else decay + 1j * self.frequencies
 
     @property
+    def input_matrix(self) -> Array:
+        """What the units see of the input, shape (width, in): B, or B times its normalisation."""
+        if self.readin == "plain":
+            return self.B
+        return _normalisation(self.reparam.forward(self.weights), self.dt)[:, None] * self.B
+
+    @property
     def amplitudes(self) -> Array:
-        """Amplitudes `a_i = C_i B_i`, shape (width, out, in)."""
-        return self.C.T[:, :, None] * self.B[:, None, :]
+        """Amplitudes `a_i = C_i B_i` (B as the units see it), shape (width, out, in)."""
+        return self.C.T[:, :, None] * self.input_matrix[:, None, :]
 
     def __call__(self, signal: Signal, *, dt: float, form: str | None = None) -> Output:
         """Returns the output signal, shape (time, out)."""
@@ -451,13 +468,13 @@ def rediscretise(model: LinearRNN | DiagonalRNN, dt: float | None) -> LinearRNN 
             return model
         A, B = dense_step(model, dt)
         return LinearRNN(A, B, model.C, dt=dt)
-    rates, B = model.rates, model.B
+    rates, B = model.rates, model.input_matrix
     if model.dt is not None:
         if not is_tracer(rates) and np.any(np.abs(np.imag(rates)) * model.dt > np.pi * (1 - 1e-9)):
             raise _no_counterpart("a multiplier on the negative axis")
         B = B / ZeroOrderHold().diagonal(rates, dt=model.dt)[1][:, None]
         if dt is None:
-            return DiagonalRNN(rates, B, model.C, reparam=model.reparam)
+            return _with_readin(model, B, None)
         rule: AbstractDiscretisation = ZeroOrderHold()
     elif dt is None:
         return model
@@ -467,7 +484,7 @@ def rediscretise(model: LinearRNN | DiagonalRNN, dt: float | None) -> LinearRNN 
     multipliers, gain = rule.diagonal(rates, dt=dt)
     B = gain[:, None] * B
     if isinstance(rule, ZeroOrderHold):
-        return DiagonalRNN(rates, B, model.C, dt=dt, reparam=model.reparam)
+        return _with_readin(model, B, dt)
     if xp is np:
         if np.any(multipliers == 0):
             raise _no_counterpart("a multiplier of zero")
@@ -548,7 +565,7 @@ def to_dense(model: LinearRNN | DiagonalRNN) -> LinearRNN:
     if isinstance(model, LinearRNN):
         return model
     rates = host_float64("rates", model.rates, owner="to_dense", allow_complex=True)
-    B = host_float64("B", model.B, owner="to_dense", allow_complex=True)
+    B = host_float64("B", model.input_matrix, owner="to_dense", allow_complex=True)
     C = host_float64("C", model.C, owner="to_dense", allow_complex=True)
     diagonal = -rates if model.dt is None else np.exp(-rates * model.dt)
     is_real = np.isreal(rates) & np.all(np.isreal(C.T[:, :, None] * B[:, None, :]), axis=(1, 2))
@@ -577,31 +594,54 @@ def to_dense(model: LinearRNN | DiagonalRNN) -> LinearRNN:
     return LinearRNN(A, read_in, read_out, dt=model.dt, discretisation=model.discretisation)
 
 
-def reparameterise(model: DiagonalRNN, reparam: AbstractReparam) -> DiagonalRNN:
-    """Returns the same network trained through another map from weights to rates.
+def reparameterise(
+    model: DiagonalRNN, reparam: AbstractReparam | None = None, *, readin: str | None = None
+) -> DiagonalRNN:
+    """Returns the same network trained through another map from weights to rates, or another read-in.
 
     Args:
         model: a diagonal network, such as one trained directly.
-        reparam: the new parameterisation, stable ones needing positive rates.
+        reparam: the new parameterisation, stable ones needing positive rates; kept if omitted.
+        readin: `"plain"` or `"normalised"`; kept if omitted.
 
     Returns:
         A network with the same kernel.
 
     Raises:
-        ValueError: if `reparam` cannot reach one of the rates.
+        ValueError: if `reparam` cannot reach one of the rates, or a rate is not positive where the
+            read-in is to be normalised.
     """
     if not isinstance(model, DiagonalRNN):
         raise wrong_type(
             "model", "a DiagonalRNN", type(model).__name__, "convert it with models.to_diagonal"
         )
+    reparam = model.reparam if reparam is None else reparam
+    readin = model.readin if readin is None else require_choice("readin", readin, READINS)
+    B = model.B
+    if readin != model.readin:
+        scale = _normalisation(model.reparam.forward(model.weights), model.dt)[:, None]
+        if not is_tracer(scale) and not (np.asarray(scale) > 0).all():
+            raise invalid("model", "positive rates", "others", "keep the plain read-in")
+        B = B / scale if readin == "normalised" else B * scale
     return DiagonalRNN(
         model.rates,
-        model.B,
+        B,
         model.C,
         dt=model.dt,
         reparam=reparam,
         discretisation=model.discretisation,
+        readin=readin,
     )
+
+
+def _normalisation(decay: Any, dt: float | None) -> Any:
+    return decay if dt is None else -namespace(decay).expm1(-decay * dt)
+
+
+def _with_readin(model: DiagonalRNN, B: Any, dt: float | None) -> DiagonalRNN:
+    if model.readin == "normalised":
+        B = B / _normalisation(model.reparam.forward(model.weights), dt)[:, None]
+    return DiagonalRNN(model.rates, B, model.C, dt=dt, reparam=model.reparam, readin=model.readin)
 
 
 def _paired_units(
@@ -732,7 +772,8 @@ def _diagonal_step(model: DiagonalRNN, dt: Any) -> tuple[Any, Any]:
     multipliers, gain = rule.diagonal(rates, dt=dt)
     if isinstance(rule, ZeroOrderHold) and getattr(model.reparam, "is_stable", False):
         multipliers = _inside_unit_disc(multipliers)
-    return multipliers, (model.B if model.dt is not None else gain[:, None] * model.B)
+    B = model.input_matrix
+    return multipliers, (B if model.dt is not None else gain[:, None] * B)
 
 
 def _inside_unit_disc(multipliers: Any) -> Any:

@@ -29,6 +29,9 @@ from recollect.models import (
     _state_space,
 )
 
+# Fields younger than the format, with what older files mean.
+_YOUNGER: dict[str, dict[str, Any]] = {"DiagonalRNN": {"readin": "plain"}}
+
 _SCHEMA = "recollect.model"
 _VERSION = 1
 _LARGEST_JSON = 16 * 2**20
@@ -199,12 +202,13 @@ def _rebuild(
         hint = did_you_mean(node["class"], _CLASSES)
         raise _damaged(source, f"unknown class {str(node['class'])[:60]!r} {hint}".rstrip())
     expected = {f.name for f in _stored_fields(kind)}
-    if set(node["fields"]) != expected:
-        wrong = sorted(expected ^ set(node["fields"]))
+    fields = {**_YOUNGER.get(kind.__name__, {}), **node["fields"]}
+    if set(fields) != expected:
+        wrong = sorted(expected ^ set(fields))
         raise _damaged(source, f"{kind.__name__} has wrong fields: {', '.join(wrong)[:200]}")
     # The constructor may compute fields (a weight from a rate); a record holds the fields themselves.
     instance = object.__new__(kind)
-    for field, child in node["fields"].items():
+    for field, child in fields.items():
         value = _rebuild(child, f"{name}.{field}".lstrip("."), tensors, unused, source, depth + 1)
         object.__setattr__(instance, field, value)
     try:

@@ -145,4 +145,5 @@ def fold_scales(model: Rescaled) -> LinearRNN | DiagonalRNN:
         dt=network.dt,
         reparam=network.reparam,
         discretisation=network.discretisation,
+        readin=network.readin,
     )

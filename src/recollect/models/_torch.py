@@ -161,7 +161,11 @@ def _diagonal_rnn(torch: Any, module: Any, source: Any, signal: Any, dt: float) 
         rates = torch.complex(rates, module.frequencies)
     rule = source.discretisation if source.dt is None else None
     multipliers, gain = _hold(torch, rule, rates, dt)
-    B = module.B if source.dt is not None else gain[:, None] * module.B
+    B = module.B
+    if source.readin == "normalised":
+        decay = rates.real if rates.is_complex() else rates
+        B = (decay if source.dt is None else -torch.expm1(-decay * dt))[:, None] * B
+    B = B if source.dt is not None else gain[:, None] * B
     kind = torch.promote_types(torch.promote_types(multipliers.dtype, B.dtype), signal.dtype)
     drive = signal.to(kind) @ B.to(kind).mT
     states = _scan(torch, lambda h, u: multipliers * h + u, _zero(torch, drive, len(B)), drive)

@@ -14,6 +14,18 @@ from recollect.memory import MemoryLaw, predict_exponential_order
 from recollect.models import (
     DiagonalRNN,
     Direct,
+    DiscreteDirect,
+    DiscreteInverseSquare,
+    Exponential,
+    InverseSquare,
+    Relu,
+    Softplus,
+)
+
+MOVING = ("all", "rates", "fixed_readin")
+_KNOWN = (
+    Direct,
+    DiscreteDirect,
     DiscreteInverseSquare,
     Exponential,
     InverseSquare,
@@ -28,7 +40,9 @@ def predict_criterion(reparam: AbstractReparam, radius: float) -> float:
 
     `g(β) = sup_v sup_{|ṽ-v| ≤ β} |f(v)/f(ṽ) - 1|`, the stable-reparameterisation criterion for real
     rates. Exponential and softplus: `e^β - 1`. Inverse square `1/(av²+b)`:
-    `a(β² + β√(β²+4b/a))/(2b)`; its discrete form has the same g for b ≥ 1. Direct and relu: infinite.
+    `a(β² + β√(β²+4b/a))/(2b)`. Direct and relu: infinite. For maps onto the multiplier α of one step
+    the same of `1 - α`, which is what `Σ_k |α̃^k - α^k|` asks for: discrete inverse square as above,
+    discrete direct infinite.
 
     Args:
         reparam: a parameterisation of `recollect.models`.
@@ -38,44 +52,62 @@ def predict_criterion(reparam: AbstractReparam, radius: float) -> float:
         TypeError: if no closed form is known: use `measure_criterion`.
     """
     radius = require_nonnegative("radius", radius)
+    if not isinstance(reparam, _KNOWN):
+        raise wrong_type(
+            "reparam",
+            "a map with a known criterion",
+            type(reparam).__name__,
+            "use measure_criterion",
+        )
     if radius == 0:
         return 0.0
-    if isinstance(reparam, (Direct, Relu)):
-        return math.inf
     if isinstance(reparam, (Exponential, Softplus)):
         return math.expm1(radius)
     if isinstance(reparam, (InverseSquare, DiscreteInverseSquare)):
         a, b = reparam.scale, reparam.offset
         return a * (radius**2 + radius * math.sqrt(radius**2 + 4 * b / a)) / (2 * b)
-    raise wrong_type(
-        "reparam", "a map with a known criterion", type(reparam).__name__, "use measure_criterion"
-    )
+    return math.inf
 
 
 @references("wang2024stablessm")
 def predict_gradient_scale(reparam: AbstractReparam, weight: Any) -> np.ndarray:
-    """Returns `|f'(v)|/f(v)²`: how much larger the gradient is than that of a unit of rate one.
+    """Returns `|f'(v)|/f(v)²`: how steep the memory of a unit, `∫ e^{-wt} dt`, is in its weight.
 
-    The derivative of `∫ e^{-wt}` with respect to the weight; for the inverse square `2a|v|`.
+    Direct `1/v²`, exponential `e^{-v}`, softplus `σ(v)/f(v)²`, inverse square `2a|v|`. For maps onto
+    the multiplier α of one step `|α'|/(1-α)²`, the same of `Σ_k α^k`: discrete direct `1/(1-v)²`,
+    discrete inverse square `2a|v|`. In the time scale τ = 1/w of the unit: `τ²` direct, about `τ`
+    for the exponential, `√τ` for the inverse square.
 
     Args:
         reparam: a parameterisation of `recollect.models`.
         weight: v, any shape.
+
+    Returns:
+        Shape of `weight`; infinite where a rate is zero.
+
+    Raises:
+        TypeError: if no closed form is known: use `measure_gradient_scale`.
     """
-    import jax
-
-    from recollect._core._precision import in_float64
-
-    weight = np.asarray(weight, float)
-
-    @in_float64
-    def slopes(v):
-        return jax.vmap(jax.grad(lambda x: reparam.forward(x)))(v)
-
-    rate = np.asarray(reparam.forward(weight.ravel()))
-    with np.errstate(divide="ignore", over="ignore"):
-        scale = np.abs(slopes(weight.ravel())) / rate**2
-    return scale.reshape(weight.shape)
+    v = np.asarray(weight, float)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        if isinstance(reparam, (Direct, DiscreteDirect)):
+            return 1 / (v if isinstance(reparam, Direct) else 1 - v) ** 2
+        if isinstance(reparam, Relu):
+            return np.where(v > 0, 1 / v**2, np.inf)
+        if isinstance(reparam, Exponential):
+            return np.exp(-v)
+        if isinstance(reparam, Softplus):
+            # Below -30 the rate is e^v to the last digit, and the quotient would be 0/0.
+            rate = np.maximum(v, 0) + np.log1p(np.exp(-np.abs(v)))
+            return np.where(v < -30, np.exp(-v), np.exp(-np.logaddexp(0, -v)) / rate**2)
+        if isinstance(reparam, (InverseSquare, DiscreteInverseSquare)):
+            return 2 * reparam.scale * np.abs(v)
+    raise wrong_type(
+        "reparam",
+        "a map with a known gradient scale",
+        type(reparam).__name__,
+        "use measure_gradient_scale",
+    )
 
 
 @references("wang2024inverse")
@@ -84,24 +116,35 @@ def bound_perturbation_error(model: DiagonalRNN, radius: float, *, of: str = "al
 
     `Σ|c_iu_i| D_i + β(‖uR‖₂ + ‖cR‖₂) + β² max R` for the kernel `Σ c_i u_i e^{-f(v_i)t}`, where
     `R_i = sup 1/f(ṽ_i)` and `D_i = sup |1/f(ṽ_i) - 1/f(v_i)|` over `|ṽ_i - v_i| ≤ β`; the first
-    term alone if only the rates move. Holds for the Euclidean ball and for the paper's.
+    term alone if only the rates move, the first two without the read-in's part if it is fixed. Holds
+    for the Euclidean ball and for the paper's. A network with the normalised read-in gets the same
+    with `D_i = sup ∫|w̃e^{-w̃t} - we^{-wt}| ≤ 2` and `R_i = 1`.
 
     Args:
         model: a diagonal network of real rates, continuous, one input and output.
         radius: β.
-        of: `all` weights (v, B, C) or `rates` only.
+        of: `all` weights (v, B, C), `rates` only, or `fixed_readin`: all but B.
 
     Returns:
         The bound; infinite if a rate may reach zero.
+
+    Source: ours, for Definition 3.4 of Wang et al. 2024.
     """
-    require_choice("of", of, ("all", "rates"))
+    require_choice("of", of, MOVING)
     radius = require_nonnegative("radius", radius)
     v, u, c = real_weights(model)
     slowest, change = _reach(model.reparam, v, radius)
-    moved = float(np.sum(np.abs(c * u) * change))
-    if of == "rates" or not math.isfinite(moved):
-        return moved
-    spread = np.linalg.norm(u * slowest) + np.linalg.norm(c * slowest)
+    if model.readin == "normalised" and np.isfinite(slowest).all():
+        change = _density_change(model.reparam, v, radius)
+        slowest = np.ones_like(slowest)
+    with np.errstate(invalid="ignore"):
+        moved = float(np.sum(np.where(c * u == 0, 0.0, np.abs(c * u) * change)))
+    if of == "rates" or not np.isfinite(slowest).all():
+        return moved if np.isfinite(slowest).all() else math.inf
+    spread = float(np.linalg.norm(u * slowest))
+    if of == "fixed_readin":
+        return moved + radius * spread
+    spread += float(np.linalg.norm(c * slowest))
     return float(moved + radius * spread + radius**2 * slowest.max())
 
 
@@ -109,23 +152,38 @@ def bound_perturbation_error(model: DiagonalRNN, radius: float, *, of: str = "al
 def bound_normalised_error(model: DiagonalRNN, radius: float) -> float:
     """Returns the same bound for the normalised read-in `Σ c_i u_i f(v_i) e^{-f(v_i)t}`, all weights.
 
-    `2g(β) Σ|c_iu_i| + β(‖c‖₂ + ‖u‖₂) + β²`: it knows no rate, so it is the same for a network of any
-    width and any slowness whose amplitudes are bounded. With the plain read-in the slowest unit
+    `2 min(g(β), 1) Σ|c_iu_i| + β(‖c‖₂ + ‖u‖₂) + β²`: it knows no rate, so it is the same for a network
+    of any width and any slowness whose amplitudes are bounded. With the plain read-in the slowest unit
     multiplies the perturbation of its amplitude by `1/w_min`, whatever the parameterisation.
 
     Args:
-        model: a diagonal network of real rates, whose B is divided by its rates here.
+        model: a diagonal network of real rates; if its read-in is plain, its B is divided by its
+            rates here.
         radius: β.
+
+    Returns:
+        The bound; infinite where the parameterisation has no g(β).
 
     Source: ours.
     """
     radius = require_nonnegative("radius", radius)
     v, u, c = real_weights(model)
-    u = u / np.asarray(model.reparam.forward(v))
+    if model.readin == "plain":
+        u = u / np.asarray(model.reparam.forward(v))
+    if isinstance(model.reparam, DiscreteInverseSquare):
+        raise wrong_type(
+            "model",
+            "a map onto continuous rates",
+            "DiscreteInverseSquare",
+            "its criterion is that of the multiplier: use bound_perturbation_error",
+        )
     g = predict_criterion(model.reparam, radius)
+    if not math.isfinite(g):
+        return math.inf
     size = float(np.sum(np.abs(c * u)))
-    moved = 2 * g * size if size else 0.0
-    return float(moved + radius * (np.linalg.norm(c) + np.linalg.norm(u)) + radius**2)
+    return float(
+        2 * min(g, 1.0) * size + radius * (np.linalg.norm(c) + np.linalg.norm(u)) + radius**2
+    )
 
 
 @references("wang2024inverse")
@@ -174,7 +232,7 @@ def bound_stable_radius(law: MemoryLaw) -> float:
         law: of the memory, measured or estimated.
 
     Returns:
-        A rate in 1/unit; NaN where the law is undecided.
+        A rate in 1/unit; NaN where the law is undecided or its parameters are not known.
 
     Assumptions: those of Theorem 3.9 (bounded weights, W¹ norm, uniformly decaying perturbed
     memories), and that the law named is the true one.
@@ -183,16 +241,13 @@ def bound_stable_radius(law: MemoryLaw) -> float:
         return math.nan
     if law.law == "none":
         return math.inf
-    names = {"exponential": "rate", "delayed": "rate"}
-    if law.law in names:
-        parameter = law.parameters.get("rate")
-        if parameter is None:
-            return math.nan
-        options = {"rate": float(parameter.value)}
-        if law.law == "delayed":
-            options["delay"] = float(law.parameters["delay"].value)
-        return predict_exponential_order(law.law, **options)
-    return 0.0
+    if law.law == "power":
+        return 0.0
+    values = {name: float(value.value) for name, value in law.parameters.items()}
+    try:
+        return predict_exponential_order(law.law, **values)
+    except ValueError:
+        return math.nan
 
 
 @references("wang2024inverse")
@@ -250,14 +305,29 @@ def real_weights(model: DiagonalRNN) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 def _reach(reparam: AbstractReparam, v: np.ndarray, radius: float):
     """Returns sup 1/f and sup |1/f - 1/f(v)| within β of each weight."""
-    ends = [np.asarray(reparam.forward(v + sign * radius), float) for sign in (-1, 1)]
+    ends = _extremes(reparam, v, radius)
     here = np.asarray(reparam.forward(v), float)
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = [np.where(end > 0, 1 / end, np.inf) for end in ends]
-    # 1/f is monotone or convex for every parameterisation here: its extremes are at the ends.
-    slowest = np.maximum(*inverse)
-    lowest = np.minimum(*inverse)
-    if isinstance(reparam, (InverseSquare, DiscreteInverseSquare)):
-        crosses = np.abs(v) < radius
-        lowest = np.where(crosses, 1 / np.asarray(reparam.forward(np.zeros_like(v))), lowest)
-    return slowest, np.maximum(slowest - 1 / here, 1 / here - lowest)
+    slowest, fastest = np.maximum.reduce(inverse), np.minimum.reduce(inverse)
+    return slowest, np.maximum(slowest - 1 / here, 1 / here - fastest)
+
+
+def _density_change(reparam: AbstractReparam, v: np.ndarray, radius: float) -> np.ndarray:
+    """Returns sup ∫|w̃e^{-w̃t} - we^{-wt}| within β of each weight: it grows with |log w̃/w|."""
+    here = np.asarray(reparam.forward(v), float)
+    with np.errstate(divide="ignore"):
+        far = np.max([abs(np.log(end / here)) for end in _extremes(reparam, v, radius)], axis=0)
+    # The two densities cross once, at t = log r/(w̃-w): twice the difference of their tails there.
+    safe = np.where(far > 0, far, 1.0)
+    lag = safe / np.expm1(safe)
+    tails = np.exp(-lag) * -np.expm1(-safe)
+    return np.where(far > 0, 2 * tails, 0.0)
+
+
+def _extremes(reparam: AbstractReparam, v: np.ndarray, radius: float) -> list[np.ndarray]:
+    if not isinstance(reparam, _KNOWN):
+        raise wrong_type("reparam", "a map of recollect.models", type(reparam).__name__)
+    # Every map here is monotone, or monotone in |v|: rates are extreme at the ends or at v = 0.
+    ends = [np.asarray(reparam.forward(v + sign * radius), float) for sign in (-1, 1)]
+    return [*ends, np.asarray(reparam.forward(np.where(np.abs(v) < radius, 0.0, v)), float)]
