@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
     from recollect.diagnosis._pipeline import demonstrate, diagnose
     from recollect.diagnosis._result import Diagnosis, HeldOut
+    from recollect.diagnosis._stability import (
+        ParameterisationAdvice,
+        ParameterisationMargin,
+        recommend_parameterisation,
+    )
     from recollect.diagnosis._training import (
         CurveVerdict,
         TrainingForecast,
@@ -34,6 +39,8 @@ _HOME = {
     "Measurements": "_measurements",
     "ModelReport": "_layers",
     "NonlinearSection": "_nonlinear",
+    "ParameterisationAdvice": "_stability",
+    "ParameterisationMargin": "_stability",
     "RemainderSection": "_nonlinear",
     "Score": "_baselines",
     "Spectrum": "_layers",
@@ -45,6 +52,7 @@ _HOME = {
     "measure_model": "_layers",
     "measure_spectrum": "_layers",
     "read_measurements": "_measurements",
+    "recommend_parameterisation": "_stability",
 }
 
 __all__ = [
@@ -55,6 +63,8 @@ __all__ = [
     "Measurements",
     "ModelReport",
     "NonlinearSection",
+    "ParameterisationAdvice",
+    "ParameterisationMargin",
     "RemainderSection",
     "Score",
     "Spectrum",
@@ -66,6 +76,7 @@ __all__ = [
     "measure_model",
     "measure_spectrum",
     "read_measurements",
+    "recommend_parameterisation",
 ]
 
 

@@ -17,6 +17,7 @@ from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._network import fit_operating_point
 from recollect.diagnosis._nonlinear import fit_nonlinear, judge_remainder
 from recollect.diagnosis._result import Diagnosis, HeldOut
+from recollect.diagnosis._stability import recommend_parameterisation
 from recollect.diagnosis._training import TrainingForecast, forecast_training
 from recollect.memory import KernelEstimate, estimate_kernel, estimate_law
 from recollect.models import AffineRNN, LinearRNN
@@ -88,8 +89,12 @@ def diagnose(
     test = _held_out(data, network, width, max_width)
     progress("telling noise from nonlinearity")
     remainder = judge_remainder(data, network)
-    progress("forecasting a random start")
+    progress("weighing parameterisations")
     slowest = int(np.argmax([np.nan_to_num(law.t95.value) for law in laws]))
+    stability = recommend_parameterisation(
+        laws[slowest], _chosen(fits[slowest], width), dt=data.dt, unit=data.unit
+    )
+    progress("forecasting a random start")
     forecast = _forecast(fits[slowest], width, data.dt)
     section = None
     if nonlinear:
@@ -106,6 +111,7 @@ def diagnose(
         training=training,
         test=test,
         remainder=remainder,
+        stability=stability,
         forecast=forecast,
         nonlinear=section,
         status=warnings[0] if warnings else Status(),
@@ -155,17 +161,18 @@ def _fit_outputs(kernel: KernelEstimate, max_width: int) -> list[EstimatedWidths
 
 
 def _forecast(fit: EstimatedWidths, width: int | None, dt: float) -> TrainingForecast | None:
-    chosen = fit.recommended if width is None else min(width, len(fit.networks))
-    if chosen > _WIDEST_FORECAST:
+    network = _chosen(fit, width)
+    if network.width > _WIDEST_FORECAST:
         return None
-    return forecast_training(fit.networks[chosen - 1], dt=dt, n_starts=8)
+    return forecast_training(network, dt=dt, n_starts=8)
+
+
+def _chosen(fit: EstimatedWidths, width: int | None) -> LinearRNN:
+    return fit.networks[(fit.recommended if width is None else min(width, len(fit.networks))) - 1]
 
 
 def _network(fits, width, inputs, outputs, kernel: KernelEstimate) -> AffineRNN:
-    chosen = [
-        fit.networks[(fit.recommended if width is None else min(width, len(fit.networks))) - 1]
-        for fit in fits
-    ]
+    chosen = [_chosen(fit, width) for fit in fits]
     side_by_side = LinearRNN(
         scipy.linalg.block_diag(*(n.A for n in chosen)),
         np.concatenate([n.B for n in chosen]),

@@ -13,6 +13,7 @@ from recollect.approximation import EstimatedWidths
 from recollect.diagnosis._baselines import Score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
+from recollect.diagnosis._stability import ParameterisationAdvice
 from recollect.diagnosis._training import TrainingForecast
 from recollect.memory import KernelEstimate, MemoryLaw
 from recollect.models import AffineRNN
@@ -53,6 +54,8 @@ class Diagnosis:
         training: score of the network on the whole record it was fitted to.
         test: held-out score, None where nothing was held out.
         remainder: whether what is left over is noise or nonlinearity.
+        stability: which parameterisation the memory asks for, and how far its weights may move; of
+            the output that remembers longest.
         forecast: how long a randomly started network of this width would stall; None for widths
             above six per output.
         nonlinear: the nonlinear network and its score, None unless asked for.
@@ -69,6 +72,7 @@ class Diagnosis:
     training: Score
     test: HeldOut | None
     remainder: RemainderSection
+    stability: ParameterisationAdvice
     forecast: TrainingForecast | None
     nonlinear: NonlinearSection | None
     status: Status
@@ -149,6 +153,7 @@ class Diagnosis:
                 "baselines": {name: s.record() for name, s in self.test.baselines.items()},
             },
             "remainder": self.remainder.record(),
+            "stability": self.stability.record() | {"output": data.output_names[self.slowest_law]},
             "training": None if self.forecast is None else self.forecast.record(),
             "nonlinear": None
             if self.nonlinear is None

@@ -179,7 +179,7 @@ def forecast_training(
         raise wrong_type("network", "a continuous LinearRNN", type(network).__name__)
     dt = require_positive("dt", dt)
     n_starts = require_count("n_starts", n_starts)
-    kernel = _standardised(network, dt)
+    kernel = standardise(network, dt)
     loss = exact_loss(kernel)
     width = network.width
     minimisers = [find_minimiser(loss, d, n_starts=4, key=key) for d in range(1, width + 1)]
@@ -464,7 +464,7 @@ def _follow(
     return StartForecast(path.flow_time / eta, plateau.length, plateau.level, last, "learned")
 
 
-def _standardised(network: LinearRNN, dt: float) -> LinearRNN:
+def standardise(network: LinearRNN, dt: float) -> LinearRNN:
     """Returns one channel with time in samples and unit power."""
     A, B, C = (np.asarray(m, np.float64) for m in (network.A, network.B, network.C))
     if np.linalg.eigvals(A).real.max() >= 0:

@@ -96,6 +96,7 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
             ),
             _loading(diagnosis),
         ),
+        _section("Stability", *_stability_parts(diagnosis)),
         _section("Test", *_test_parts(diagnosis)),
         _section("What is left over", *_remainder_parts(diagnosis)),
         *([_section("Training", *_training_parts(diagnosis))] if diagnosis.forecast else []),
@@ -183,6 +184,8 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     for line in [line for section in sections if section for line in section.summary()]:
         label, colon, text = line.partition(": ")
         facts.append((label, text) if colon and " " not in label else ("", line.strip()))
+    for label, text in zip(("stability", ""), diagnosis.stability.summary(), strict=True):
+        facts.append((label, text))
     if diagnosis.forecast is not None:
         facts.append(("training", diagnosis.forecast.summary()[0]))
     facts.append(("verdict", str(diagnosis.status)))
@@ -206,6 +209,31 @@ def _remainder_parts(diagnosis: Diagnosis) -> list[str]:
             )
         )
     return parts
+
+
+def _stability_parts(diagnosis: Diagnosis) -> list[str]:
+    advice = diagnosis.stability
+    parts = [_paragraph(line[:1].upper() + line[1:] + ".") for line in advice.summary()]
+    if not advice.margins:
+        return parts
+    rows = "".join(
+        f"<tr{' class=chosen' if m is advice.recommended else ''}><td>{html.escape(m.words)}</td>"
+        f"<td>{number(m.radius, 2)}</td><td>{number(m.unstable_from, 2)}</td>"
+        f"<td>{number(m.gradient_scale, 2)}</td></tr>"
+        for m in advice.margins
+    )
+    share = _percent(advice.change).replace(".0", "")
+    head = (
+        f"<tr><th>rates, read-in</th><th>{share} radius</th><th>unstable from</th>"
+        "<th>gradient scale</th></tr>"
+    )
+    note = (
+        "Signals standardised, time in samples. No change of the weights below the radius, each array "
+        f"by its Euclidean norm, changes the kernel by more than {share} of its L1 norm: a proved "
+        "bound. The gradient scale is that of the slowest unit: the smaller, the larger the steps "
+        "training may take. Frequencies of oscillating units are held."
+    )
+    return [*parts, _table(head, rows), f'<p class="muted">{html.escape(note)}</p>']
 
 
 def _training_parts(diagnosis: Diagnosis) -> list[str]:

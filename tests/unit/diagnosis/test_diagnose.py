@@ -83,6 +83,8 @@ def test_the_record_is_json_with_the_promised_keys(diagnosis):
     assert {"width", "error", "bound"} == set(record["width"]["curve"][0])
     assert {"file", "slowest_rate", "margin"} <= set(record["model"])
     assert {"rmse", "nrmse", "explained_variance", "baselines"} <= set(record["test"])
+    assert {"law", "radius_bound", "recommended", "direct", "advice"} <= set(record["stability"])
+    assert len(record["stability"]["parameterisations"]) == 8
     assert set(record["status"]) == {"code", "message", "remedy"}
 
 
