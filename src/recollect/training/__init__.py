@@ -40,6 +40,7 @@ from recollect.training._momentum import (
     predict_quadratic_escape,
     solve_momentum_flow,
 )
+from recollect.training._plateau import PlateauVerdict, judge_plateau
 from recollect.training._plateau_starts import (
     PlateauStart,
     count_plateau_families,
@@ -59,8 +60,14 @@ from recollect.training._theory import (
     predict_escape_exponent,
     predict_linear_escape,
 )
+from recollect.training._train import TrainedModel, TrainingProgress, train_model
 
 __all__ = [
+    "PlateauVerdict",
+    "TrainedModel",
+    "TrainingProgress",
+    "judge_plateau",
+    "train_model",
     "Coherence",
     "Remainder",
     "estimate_coherence",
