@@ -161,6 +161,10 @@ MODELS = {
     "DiagonalRNN real": Case(_real),
     "DiagonalRNN Euler": Case(lambda: _real(discretisation=recollect.Euler()), is_exact=False),
     "DiagonalRNN discrete": Case(lambda: _real(dt=0.25)),
+    "DiagonalRNN normalised": Case(lambda: _real(readin="normalised")),
+    "DiagonalRNN normalised complex discrete": Case(
+        lambda: _complex(dt=0.25, readin="normalised", reparam=models.Exponential())
+    ),
     "DiagonalRNN complex": Case(_complex),
     "DiagonalRNN complex discrete": Case(lambda: _complex(dt=0.25)),
     "DiagonalRNN relu": Case(lambda: _real(reparam=models.Relu())),
