@@ -28,6 +28,7 @@ from recollect._core._functional import (
 from recollect._core._precision import in_float64
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
+from recollect.diagnosis._margins import PerturbationMargin, measure_margin
 from recollect.diagnosis._result import finite_or_null
 from recollect.memory import (
     MemoryLaw,
@@ -39,9 +40,12 @@ from recollect.memory import (
     measure_memory_map,
 )
 from recollect.models import (
+    GRU,
+    LSTM,
     AffineRNN,
     CausalAttention,
     DiagonalRNN,
+    ElmanRNN,
     LinearRNN,
     Stack,
     StateSpaceLayer,
@@ -101,6 +105,7 @@ class LayerReport:
         memory: its memory function.
         law: its law, None if the memory does not allow one.
         spectrum: relaxation at rest, None for what has no state.
+        margin: how far its weights may move; None for a stack as a whole.
         status: `ok`, or why a part is missing.
     """
 
@@ -112,6 +117,7 @@ class LayerReport:
     memory: MemoryProfile
     law: MemoryLaw | None
     spectrum: Spectrum | None
+    margin: PerturbationMargin | None
     status: Status
 
     @property
@@ -180,6 +186,8 @@ class ModelReport:
                 f"boundary:     {_boundary_words(least, unit)}{where}",
                 f"margin:       {_margin_words(least)}{where}",
             ]
+        if whole.margin is not None:
+            lines.append(f"weights:      {whole.margin.words()}")
         if self.first_to_overflow is not None:
             first = (self.layers or (whole,))[self.first_to_overflow].spectrum
             assert first is not None
@@ -195,6 +203,8 @@ class ModelReport:
             )
         for place, layer in enumerate(self.layers):
             lines.append(f"layer {place}:      {layer.name}; {_reach_words(layer, unit)}")
+            if layer.margin is not None:
+                lines.append(f"{'':14}weights: {layer.margin.words()}")
         lines += [f"note:         {warning}" for warning in self.warnings]
         lines.append(f"status:       {self.status}")
         return lines
@@ -296,7 +306,13 @@ def measure_model(
     if horizon is None:
         horizon = dt * float(np.clip(math.ceil(10 * longest / dt), _SHORTEST, _LONGEST))
 
+    is_stack = len(parts) > 1
+
     def report(name: str, part: AbstractFunctional, spectrum: Spectrum | None) -> LayerReport:
+        margin = None
+        if not (is_stack and part is functional):
+            progress(f"margin of {name}")
+            margin = measure_margin(part, dt=dt)
         progress(f"memory of {name}")
         profile = measure_memory(
             part,
@@ -306,9 +322,8 @@ def measure_model(
             n_restarts=n_restarts,
             magnitudes=largest_input * np.geomspace(1e-6, 1, 13),
         )
-        return _layer_report(name, part, profile, spectrum)
+        return _layer_report(name, part, profile, spectrum, margin)
 
-    is_stack = len(parts) > 1
     whole_spectrum = None if is_stack else spectra[0]
     whole = report(_name(functional), functional, whole_spectrum)
     layers = tuple(
@@ -416,6 +431,9 @@ def _functional(model: Any, n_inputs: int | None) -> AbstractFunctional:
     if n_inputs is not None:
         n_inputs = require_count("n_inputs", n_inputs)
     if hasattr(model, "state_dict") and hasattr(model, "parameters"):
+        own = _recurrent_of_torch(model)
+        if own is not None:
+            return own
         for name in ("input_size", "d_model", "embed_dim", "in_features"):
             said = getattr(model, name, None)
             if n_inputs is None and isinstance(said, int):
@@ -429,6 +447,32 @@ def _functional(model: Any, n_inputs: int | None) -> AbstractFunctional:
     answer: Any = model(np.zeros((2, asked)))
     shape = np.shape(answer)
     return as_functional(model, n_inputs=asked, n_outputs=shape[1] if len(shape) == 2 else 1)
+
+
+def _recurrent_of_torch(module: Any) -> AbstractFunctional | None:
+    """Returns the same network in our classes, for what has one; None for other modules."""
+    kind = type(module).__name__
+    if type(module).__module__ != "torch.nn.modules.rnn" or kind not in ("RNN", "GRU", "LSTM"):
+        return None
+    activation = getattr(module, "nonlinearity", "tanh")
+    if module.bidirectional or module.proj_size or activation not in ("tanh", "relu"):
+        return None
+    layers: list[AbstractRecurrent] = []
+    for k in range(module.num_layers):
+
+        def weight(name: str, place: int = k) -> np.ndarray:
+            return getattr(module, f"{name}_l{place}").detach().cpu().numpy().astype(np.float64)
+
+        read_in, mixing = weight("weight_ih"), weight("weight_hh")
+        zero = np.zeros(len(mixing))
+        biases = [weight("bias_ih"), weight("bias_hh")] if module.bias else [zero, zero]
+        if kind == "RNN":
+            bias = biases[0] + biases[1]
+            eye = np.eye(len(mixing))
+            layers.append(ElmanRNN(mixing, read_in, eye, bias, activation=activation))
+        else:
+            layers.append((GRU if kind == "GRU" else LSTM)(read_in, mixing, *biases))
+    return layers[0] if len(layers) == 1 else Stack(layers)
 
 
 def _own_step(functional: AbstractFunctional, dt: float) -> float:
@@ -538,7 +582,11 @@ def _longest(spectrum: Spectrum, dt: float) -> float:
 
 
 def _layer_report(
-    name: str, part: AbstractFunctional, profile: MemoryProfile, spectrum: Spectrum | None
+    name: str,
+    part: AbstractFunctional,
+    profile: MemoryProfile,
+    spectrum: Spectrum | None,
+    margin: PerturbationMargin | None,
 ) -> LayerReport:
     law, status = None, profile.status
     if status.is_ok and not _grows(profile) and profile.memory.any() and len(profile.lags) >= 4:
@@ -559,6 +607,7 @@ def _layer_report(
         memory=profile,
         law=law,
         spectrum=spectrum,
+        margin=margin,
         status=status,
     )
 
@@ -576,7 +625,7 @@ def _over_all_starts(
         convergence=None,
         warnings=(),
     )
-    return _layer_report(report.name, functional, profile, report.spectrum)
+    return _layer_report(report.name, functional, profile, report.spectrum, report.margin)
 
 
 def _name(part: AbstractFunctional) -> str:
@@ -678,5 +727,6 @@ def _record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
             "weight_margin": spectrum.weight_margin,
             "weight_room": spectrum.weight_room,
         },
+        "margin": None if layer.margin is None else layer.margin.record(),
         "status": layer.status.record(),
     }
