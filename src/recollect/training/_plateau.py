@@ -43,6 +43,14 @@ class PlateauVerdict:
     gain: float
     status: Status = Status()
 
+    def __str__(self) -> str:
+        words = self.kind.replace("_", " ")
+        if self.kind in ("progress", "early"):
+            return words
+        if math.isfinite(self.remaining_steps) and self.remaining_steps > 0:
+            words += f", about {self.remaining_steps:.2g} steps to go"
+        return f"{words}: {self.verdict}"
+
 
 def judge_plateau(
     losses: Any,

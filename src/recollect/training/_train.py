@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +28,7 @@ from recollect._core._check import (
     require_positive,
     wrong_type,
 )
-from recollect._core._functional import AbstractFunctional
+from recollect._core._functional import AbstractFunctional, AbstractRecurrent
 from recollect._core._precision import is_top_level
 from recollect._core._status import Status
 from recollect.training._checkpoint import hash_arrays, read_checkpoint, write_checkpoint
@@ -36,14 +38,25 @@ _OPTIMISERS = ("adam", "momentum", "gradient_descent")
 _PRECISIONS = ("float64", "float32")
 _UNITS = ("normalised", "data")
 _DIVERGED = 1e6
+# Weights that multiply the input alone, and the one that makes the output.
 _READ_IN_AND_OUT = {
-    models.LinearRNN: ("B", "C"),
-    models.DiagonalRNN: ("B", "C"),
-    models.ResidualRNN: ("U", "C"),
-    models.ElmanRNN: ("U", "C"),
-    models.GRU: ("input_weights", "C"),
-    models.LSTM: ("input_weights", "C"),
+    models.LinearRNN: (("B",), "C"),
+    models.DiagonalRNN: (("B",), "C"),
+    models.ResidualRNN: (("U",), "C"),
+    models.ElmanRNN: (("U",), "C"),
+    models.GRU: (("input_weights",), "C"),
+    models.LSTM: (("input_weights",), "C"),
+    models.SelectiveRNN: (("B", "selection"), "C"),
+    models.CausalAttention: (("query", "key", "value"), "C"),
 }
+# Numbers that say in which units or between which bounds a network works.
+_CONSTANTS = {
+    models.Rescaled: ("input_offset", "input_scale", "output_offset", "output_scale"),
+    models.StateNetwork: ("lower", "upper"),
+}
+_LONG_CURVE = 4096
+_CHECKPOINT_SHARE = 0.05
+_LINE_EVERY = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +65,7 @@ class TrainingProgress:
 
     Attributes:
         step: steps taken.
-        loss: of the last step, mean square error in units of the outputs' mean square.
+        loss: before the last step, mean square error in units of the outputs' mean square.
         model: the model so far, in the units of the data.
         timescales: `1 / Re w` of its linear recurrences, in the unit of time, longest first.
         plateau: what the losses so far say about going on.
@@ -77,7 +90,7 @@ class TrainedModel:
         error: the same over all records, of the model returned.
         plateau: what the losses say about going on.
         status: `diverged` or `not_finite` with step and layer if it broke (the model is then the
-            last finite one), `not_converged` if the plateau detector stopped it.
+            last sound one), `not_converged` if the plateau detector stopped it.
         stats: `n_steps`, `resumed_at`, `seconds`, `input_scale`, `output_scale`.
     """
 
@@ -119,15 +132,20 @@ def train_model(
     mean square of each output), simulated from the model's own initial state. A run that was
     killed goes on from its checkpoint and ends, on the same machine, in the same bits.
 
+    A step whose loss is not finite, or 1e6 times the first loss (or the outputs' power, if that
+    is more), or whose gradient or update is not finite, is not taken: the run ends there.
+
     Args:
-        model: where to start; every floating-point weight is trained.
+        model: where to start. Every floating-point weight is trained, but for offsets and scales
+            of `Rescaled`, limits of a `StateNetwork` and a readout that is fixed.
         inputs: shape (time, in) or (record, time, in), or a list of records of any lengths.
         outputs: the same with out channels.
         key: a JAX random key or an integer seed; the batch of a step depends on key and step only.
         dt: sampling step, in the unit of time.
         n_steps: optimiser steps, those before a resumption included.
-        optimiser: `"adam"`, `"momentum"`, `"gradient_descent"`, or an optax transformation (which
-            brings its own learning rate).
+        optimiser: `"adam"`, `"momentum"` (0.9), `"gradient_descent"`, or an optax transformation
+            (which brings its own learning rate). It sees a dictionary of real arrays by weight
+            name; a complex weight has a last axis of real and imaginary part.
         learning_rate: a number or an optax schedule.
         n_batch: records (or windows) drawn per step; all records if omitted.
         window: train on stretches of that many samples, drawn from the records.
@@ -135,21 +153,25 @@ def train_model(
         weights: of the samples of a record or window, shape (time,); one if omitted.
         units: `"normalised"`: the given model acts on signals of unit mean square, and the one
             returned is rescaled to the data, so that scaling the data changes nothing else.
-            `"data"`: the given model is in the units of the data already.
+            `"data"`: the given model is in the units of the data already. Where a model has no
+            weights that can take the scales, a `Rescaled` one is returned.
         precision: `"float64"` or `"float32"`.
         steps_per_call: steps per compiled call; callback, checkpoint and plateau detector run
             between calls.
-        is_patient: False stops the run when the plateau detector says stop.
-        target_error: stop when the loss of a call's last step is below this.
-        callback: called with a `TrainingProgress`; a true answer stops the run.
+        is_patient: False stops the run when the plateau detector (`judge_plateau`) says stop.
+        target_error: stop when the loss before a call's last step is not above this.
+        callback: called with a `TrainingProgress`; a true answer stops the run. A resumed run
+            calls it first with the progress that it resumes from.
         is_verbose: write a line of progress to the standard error stream.
-        checkpoint: directory to write to and, if it holds this run, to resume from.
+        checkpoint: directory to write to and, if it holds this run, to resume from. It is written
+            after each call, or as often as costs a twentieth of the time.
         devices: JAX devices (or their number) over which the records of a batch are spread.
 
     Raises:
         ValueError: if records, shapes, counts or a choice cannot be used, if a record has one
             sample, if all outputs are zero, or if the checkpoint belongs to another run.
-        TypeError: if the model is no functional, or its read-in and read-out cannot be rescaled.
+        TypeError: if the model is no functional, or one that cannot take the scales of the data.
+        RuntimeError: under jit, vmap or grad.
     """
     if not is_top_level():
         raise RuntimeError("train_model must be the outermost call: outside jit, vmap and grad")
@@ -166,7 +188,8 @@ def train_model(
         n_batch = require_count("n_batch", n_batch)
         if window is None and n_batch > n_records:
             raise invalid("n_batch", f"at most the {n_records} records", n_batch)
-    seconds = time.monotonic()
+    began = time.monotonic()
+    was_wide = jax.config.jax_enable_x64
     with jax.enable_x64(precision == "float64"):
         run = _Run(
             model,
@@ -180,63 +203,67 @@ def train_model(
             steps_per_call=steps_per_call,
             devices=_as_devices(devices),
         )
-        directory = None if checkpoint is None else pathlib.Path(checkpoint)
-        fingerprint = run.fingerprint(
-            dt=dt,
-            optimiser=optimiser if isinstance(optimiser, str) else "optax",
-            learning_rate=learning_rate if isinstance(learning_rate, float) else "schedule",
-            n_batch=n_batch,
-            units=units,
-            precision=precision,
-            steps_per_call=steps_per_call,
-        )
-        resumed_at = 0
-        if directory is not None:
-            found = read_checkpoint(directory, fingerprint)
-            if found is not None:
-                resumed_at = run.restore(*found)
-        status = Status()
-        plateau = judge_plateau(run.losses)
-        while run.step < n_steps:
+        store = None
+        if checkpoint is not None:
+            fingerprint = run.fingerprint(
+                dt=dt,
+                n_batch=n_batch,
+                units=units,
+                precision=precision,
+                steps_per_call=steps_per_call,
+            )
+            store = _Store(pathlib.Path(checkpoint), fingerprint)
+            store.load(run)
+        resumed_at = run.step
+        line = _Line(n_steps) if is_verbose else None
+        status, plateau = Status(), judge_plateau([])
+        while True:
+            if run.step:
+                plateau = _judge(run.losses, n_steps - run.step)
+                elapsed = time.monotonic() - began
+                if line is not None:
+                    line.show(run, plateau, elapsed)
+                if callback is not None:
+                    current = run.model()
+                    progress = TrainingProgress(
+                        run.step,
+                        float(run.losses[-1]),
+                        current,
+                        _timescales(current),
+                        plateau,
+                        elapsed,
+                    )
+                    with jax.enable_x64(was_wide):
+                        wants_stop = callback(progress)
+                    if wants_stop:
+                        break
+                if run.losses[-1] <= target_error:
+                    break
+                if not is_patient and plateau.verdict == "stop":
+                    status = Status("not_converged", f"stopped at step {run.step}: {plateau.kind}")
+                    break
+            if run.step >= n_steps:
+                break
             failure = run.advance(n_steps)
             if failure is not None:
                 status = failure
                 break
-            if directory is not None:
-                write_checkpoint(directory, run.step, run.tensors(), fingerprint)
-            plateau = judge_plateau(run.losses, n_remaining=n_steps - run.step)
-            elapsed = time.monotonic() - seconds
-            if is_verbose:
-                _show(run, n_steps, plateau, elapsed)
-            if callback is not None:
-                current = run.model()
-                progress = TrainingProgress(
-                    run.step,
-                    float(run.losses[-1]),
-                    current,
-                    _timescales(current),
-                    plateau,
-                    elapsed,
-                )
-                if callback(progress):
-                    break
-            if run.losses[-1] <= target_error:
-                break
-            if not is_patient and plateau.verdict == "stop":
-                status = Status("not_converged", f"stopped at step {run.step}: {plateau.kind}")
-                break
-        if is_verbose:
-            print(file=sys.stderr)
+            if store is not None:
+                store.save(run, is_due=False)
+        if store is not None:
+            store.save(run, is_due=True)
+        if line is not None:
+            line.end(run, plateau, time.monotonic() - began)
         return TrainedModel(
             model=run.model(),
-            losses=run.losses,
+            losses=run.losses.copy(),
             error=run.error(),
             plateau=plateau,
             status=status,
             stats={
                 "n_steps": run.step,
                 "resumed_at": resumed_at,
-                "seconds": time.monotonic() - seconds,
+                "seconds": time.monotonic() - began,
                 "input_scale": data.input_scale,
                 "output_scale": data.output_scale,
             },
@@ -373,16 +400,16 @@ def _as_devices(devices: Any) -> list[Any] | None:
 def _build_optimiser(optimiser: Any, learning_rate: Any) -> Any:
     import optax  # on first use: half a second that a diagnosis does not need
 
-    if hasattr(optimiser, "init") and hasattr(optimiser, "update"):
-        return optimiser
-    require_choice("optimiser", optimiser, _OPTIMISERS)
-    if not callable(learning_rate):
-        learning_rate = require_positive("learning_rate", learning_rate)
-    return {
-        "adam": lambda: optax.adam(learning_rate),
-        "momentum": lambda: optax.sgd(learning_rate, momentum=0.9),
-        "gradient_descent": lambda: optax.sgd(learning_rate),
-    }[optimiser]()
+    if not (hasattr(optimiser, "init") and hasattr(optimiser, "update")):
+        require_choice("optimiser", optimiser, _OPTIMISERS)
+        if not callable(learning_rate):
+            learning_rate = require_positive("learning_rate", learning_rate)
+        optimiser = {
+            "adam": lambda: optax.adam(learning_rate),
+            "momentum": lambda: optax.sgd(learning_rate, momentum=0.9),
+            "gradient_descent": lambda: optax.sgd(learning_rate),
+        }[optimiser]()
+    return optax.with_extra_args_support(optimiser)
 
 
 class _Run:
@@ -406,37 +433,43 @@ class _Run:
         real = np.dtype(precision)
         if units == "data":
             model = _rescale(model, data.input_scale, 1 / data.output_scale)
-        weights, self._static = eqx.partition(_as_jax(model, real), eqx.is_inexact_array)
+        # Refuses what cannot be rescaled before hours are spent on it.
+        _rescale(model, 1 / data.input_scale, data.output_scale)
+        model = _as_jax(model, real)
+        weights, self._static = eqx.partition(model, _trainable(model))
         named, self._structure = jax.tree_util.tree_flatten_with_path(weights)
         if not named:
             raise invalid("model", "at least one weight to train", "none")
         self.names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in named]
         self._is_complex = [jnp.iscomplexobj(leaf) for _, leaf in named]
-        self.params = [_split(leaf) for _, leaf in named]
+        self.params = {
+            name: _split(leaf) for name, (_, leaf) in zip(self.names, named, strict=True)
+        }
         self.state = optimiser.init(self.params)
-        self.step, self.losses = 0, np.zeros(0)
-        self._start = hash_arrays(*(np.asarray(p) for p in self.params))
+        self.step, self._losses = 0, np.zeros(0)
+        self._start = hash_arrays(*(np.asarray(leaf) for leaf in jax.tree.leaves(model)))
+        n_records, window = len(data.inputs), data.window
         xs, ys = data.inputs / data.input_scale, data.outputs / data.output_scale
         counts = data.counts if data.window else data.counts * data.weights
         arrays = [xs, ys, counts]
-        sharding = None
-        replicated = SingleDeviceSharding(devices[0] if devices else jax.devices()[0])
+        is_full = n_batch is None and window is None
+        device = SingleDeviceSharding(devices[0] if devices else jax.devices()[0])
+        sharding, everywhere, place = None, device, device
         if devices and len(devices) > 1:
             mesh = Mesh(np.array(devices), ("record",))
             sharding = NamedSharding(mesh, PartitionSpec("record"))
-            replicated = NamedSharding(mesh, PartitionSpec())
-            if n_batch is not None and n_batch % len(devices):
-                raise invalid("n_batch", f"a multiple of the {len(devices)} devices", n_batch)
-            if n_batch is None and data.window is None:
-                extra = -len(xs) % len(devices)  # empty records with no weight
+            everywhere = place = NamedSharding(mesh, PartitionSpec())
+            size = n_records if n_batch is None else n_batch
+            if is_full:
+                extra = -n_records % len(devices)  # empty records with no weight
                 arrays = [np.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1)) for a in arrays]
-        full = sharding if sharding and n_batch is None and data.window is None else replicated
-        self._arrays = tuple(jax.device_put(a.astype(real), full) for a in arrays)
-        self._place = lambda leaf, kind: jax.device_put(np.asarray(leaf, kind), replicated)
-        self._restart([np.asarray(p) for p in self.params], jax.tree.leaves(self.state))
+                place = sharding
+            elif size % len(devices):
+                raise invalid("n_batch", f"a multiple of the {len(devices)} devices", size)
+        self._arrays = tuple(jax.device_put(a.astype(real), place) for a in arrays)
+        self._everywhere = everywhere
+        self._restart(*(jax.tree.leaves(tree) for tree in (self.params, self.state)))
         lengths, weights_row = jnp.asarray(data.lengths), jnp.asarray(data.weights, real)
-        n_records, window = len(data.inputs), data.window
-        is_full = n_batch is None and window is None
 
         def draw(arrays: Any, step: Any) -> Any:
             if is_full:
@@ -477,21 +510,38 @@ class _Run:
             return jnp.sum(jnp.where(count > 0, count * squares, 0.0)) / jnp.sum(count)
 
         def advance(params: Any, state: Any, arrays: Any, first: Any, last: Any, limit: Any) -> Any:
+            def take(params: Any, state: Any, step: Any) -> Any:
+                batch = draw(arrays, step)
+                loss, slope = jax.value_and_grad(loss_of)(params, batch)
+                update, new_state = optimiser.update(
+                    slope,
+                    state,
+                    params,
+                    value=loss,
+                    grad=slope,
+                    value_fn=lambda trial: loss_of(trial, batch),
+                )
+                new = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, update)
+                is_good = jnp.isfinite(loss) & (loss <= limit)
+                for leaf in jax.tree.leaves((slope, new)):
+                    is_good &= jnp.all(jnp.isfinite(leaf))
+                keep = lambda a, b: jnp.where(is_good, a, b)  # noqa: E731
+                return (
+                    jax.tree.map(keep, new, params),
+                    jax.tree.map(keep, new_state, state),
+                    loss,
+                    is_good,
+                )
+
+            def skip(params: Any, state: Any, step: Any) -> Any:
+                return params, state, jnp.zeros((), real), jnp.array(True)
+
             def one(carry: Any, step: Any) -> Any:
                 params, state, is_running = carry
-                loss, slope = jax.value_and_grad(loss_of)(params, draw(arrays, step))
-                update, new_state = optimiser.update(slope, state, params)
-                new = [p + u for p, u in zip(params, update, strict=True)]
-                is_finite = jnp.isfinite(loss)
-                for leaf in (*slope, *new):
-                    is_finite &= jnp.all(jnp.isfinite(leaf))
-                is_active = is_running & (step < last)
-                is_good = is_finite & (loss <= limit)
-                accept = is_active & is_good
-                keep = lambda a, b: jnp.where(accept, a, b)  # noqa: E731
-                params = jax.tree.map(keep, new, params)
-                state = jax.tree.map(keep, new_state, state)
-                return (params, state, is_running & (is_good | ~is_active)), (loss, is_good)
+                params, state, loss, is_good = jax.lax.cond(
+                    is_running & (step < last), take, skip, params, state, step
+                )
+                return (params, state, is_running & is_good), (loss, is_good)
 
             steps = first + jnp.arange(steps_per_call)
             carry, path = jax.lax.scan(one, (params, state, jnp.array(True)), steps)
@@ -500,6 +550,7 @@ class _Run:
         self._draw, self._loss_of = draw, loss_of
         self._advance = jax.jit(advance)
         self._slope = jax.jit(jax.value_and_grad(loss_of))
+        self._loss_at = jax.jit(lambda params, arrays, step: loss_of(params, draw(arrays, step)))
         self._dt, self._steps_per_call = dt, steps_per_call
 
     def fingerprint(self, **settings: Any) -> dict[str, Any]:
@@ -511,44 +562,66 @@ class _Run:
             "records": hash_arrays(data.inputs, data.outputs, data.lengths, data.weights),
             "window": data.window,
             "key": np.asarray(jax.random.key_data(self.key)).ravel().tolist(),
-            "state": str(jax.tree.structure(self.state)),
+            "optimiser": self._describe_optimiser(),
             **settings,
         }
 
+    def _describe_optimiser(self) -> str:
+        # What it computes, constants included; the addresses of functions are chance.
+        update = jax.make_jaxpr(
+            lambda slope, state, params: self.optimiser.update(
+                slope,
+                state,
+                params,
+                value=jnp.zeros((), jax.tree.leaves(slope)[0].dtype),
+                grad=slope,
+                value_fn=lambda trial: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(trial)),
+            )
+        )(self.params, self.state, self.params)
+        digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(update.jaxpr)).encode())
+        for constant in update.consts:
+            digest.update(np.asarray(constant).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The losses so far, before each step."""
+        return self._losses[: self.step]
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns everything that a resumption needs."""
-        found = {f"param.{i}": np.asarray(p) for i, p in enumerate(self.params)}
+        found = {f"param.{i}": np.asarray(p) for i, p in enumerate(jax.tree.leaves(self.params))}
         for i, leaf in enumerate(jax.tree.leaves(self.state)):
             found[f"state.{i}"] = np.asarray(leaf)
         found["losses"] = self.losses
         return found
 
-    def restore(self, step: int, tensors: dict[str, np.ndarray]) -> int:
-        """Goes back to where `tensors` were written; returns the step."""
+    def restore(self, step: int, tensors: dict[str, np.ndarray]) -> None:
+        """Goes back to where `tensors` were written."""
         self._restart(
-            [tensors[f"param.{i}"] for i in range(len(self.params))],
-            [tensors[f"state.{i}"] for i in range(len(jax.tree.leaves(self.state)))],
+            *(
+                [tensors[f"{name}.{i}"] for i in range(len(jax.tree.leaves(tree)))]
+                for name, tree in (("param", self.params), ("state", self.state))
+            )
         )
-        self.losses, self.step = np.array(tensors["losses"]), step
-        return step
+        self._losses, self.step = np.array(tensors["losses"]), step
 
     def _restart(self, params: list[Any], state: list[Any]) -> None:
         # A fresh and a resumed run must hand the compiler the same program, and so arrays of the
         # same shapes, types and places.
         old, structure = jax.tree.flatten((self.params, self.state))
-        new = [np.asarray(leaf) for leaf in (*params, *state)]
-        assert [np.shape(a) for a in new] == [np.shape(a) for a in old]
-        placed = [self._place(a, b.dtype) for a, b in zip(new, old, strict=True)]
-        self.params, self.state = jax.tree.unflatten(structure, placed)
+        new = [
+            jax.device_put(np.asarray(a, b.dtype).reshape(np.shape(b)), self._everywhere)
+            for a, b in zip((*params, *state), old, strict=True)
+        ]
+        self.params, self.state = jax.tree.unflatten(structure, new)
 
     def advance(self, n_steps: int) -> Status | None:
         """Takes up to `steps_per_call` steps; returns a status if one of them failed."""
         first = self.step
-        limit = _DIVERGED * max(float(self.losses[0]), 1.0) if len(self.losses) else math.inf
-        if not len(self.losses):
-            # The first loss sets the limit, and has to be known before the first call.
-            start = float(self._slope(self.params, self._draw(self._arrays, 0))[0])
-            limit = _DIVERGED * max(start, 1.0)
+        # The first loss sets the limit, and has to be known before the first call.
+        start = float(self.losses[0]) if first else float(self._loss_at(self.params, self._arrays, 0))
+        limit = _DIVERGED * max(start, 1.0) if math.isfinite(start) else math.inf
         moved, (losses, is_good) = self._advance(
             self.params, self.state, self._arrays, first, n_steps, limit
         )
@@ -557,41 +630,49 @@ class _Run:
         self.params, self.state = moved
         failed = int(np.argmin(is_good)) if not is_good.all() else None
         n_good = n_taken if failed is None else failed
-        self.losses = np.concatenate([self.losses, losses[:n_good]])
         self.step = first + n_good
+        if self.step > len(self._losses):
+            more = np.zeros(max(self.step, 2 * len(self._losses)))
+            more[:first] = self._losses[:first]
+            self._losses = more
+        self._losses[first : self.step] = losses[:n_good]
         if failed is None:
             return None
-        return self._explain(first + failed, float(losses[failed]))
+        return self._explain(first + failed, float(losses[failed]), limit)
 
-    def _explain(self, step: int, loss: float) -> Status:
+    def _explain(self, step: int, loss: float, limit: float) -> Status:
         """Says where the step after the last good one breaks."""
-        batch = self._draw(self._arrays, step)
+        batch = jax.jit(self._draw)(self._arrays, step)
         where = self._first_broken_layer(batch)
         if where is None:
             slope = self._slope(self.params, batch)[1]
-            broken = [
-                name
-                for name, leaf in zip(self.names, slope, strict=True)
-                if not np.isfinite(np.asarray(leaf)).all()
-            ]
+            finite = {name: np.isfinite(np.asarray(leaf)).all() for name, leaf in slope.items()}
+            broken = [name for name in self.names if not finite[name]]
+            largest = max(self.names, key=lambda name: float(jnp.max(jnp.abs(slope[name]))))
             if broken:
                 where = f"the gradient of {broken[0]}"
+            elif loss > limit:
+                where = f"{largest}, the weight of largest gradient"
             else:
-                sizes = [float(jnp.max(jnp.abs(leaf))) for leaf in slope]
-                where = f"{self.names[int(np.argmax(sizes))]}, the weight of largest gradient"
-        if math.isfinite(loss):
+                where = f"the update of {largest}"
+        if math.isfinite(loss) and loss > limit:
             return Status("diverged", f"the loss reached {loss:.3g} at step {step}, in {where}")
         return Status("not_finite", f"at step {step}, in {where}")
 
     def _first_broken_layer(self, batch: Any) -> str | None:
         network = self._combine(self.params)
-        layers = network.layers if isinstance(network, models.Stack) else (network,)
         signal = batch[0]
+        if isinstance(network, models.Rescaled):
+            signal = (signal - network.input_offset) / network.input_scale
+            network = network.network
+        layers = network.layers if isinstance(network, models.Stack) else (network,)
         for i, layer in enumerate(layers):
             signal = jax.vmap(lambda s, layer=layer: layer(s, dt=self._dt))(signal)
-            if not np.isfinite(np.asarray(signal)).all():
+            broken = ~np.isfinite(np.asarray(signal)) & (np.asarray(batch[2]) > 0)[..., None]
+            if broken.any():
                 name = type(layer).__name__
-                return f"the output of layer {i} ({name})" if len(layers) > 1 else f"its {name}"
+                where = f" of layer {i} ({name})" if len(layers) > 1 else f" of the {name}"
+                return f"the output{where} at sample {int(np.argmax(broken.any((0, 2))))}"
         return None
 
     def error(self) -> float:
@@ -611,10 +692,63 @@ class _Run:
 
     def _combine(self, params: Any) -> Any:
         leaves = [
-            jax.lax.complex(p[..., 0], p[..., 1]) if is_complex else p
-            for p, is_complex in zip(params, self._is_complex, strict=True)
+            jax.lax.complex(params[name][..., 0], params[name][..., 1])
+            if is_complex
+            else params[name]
+            for name, is_complex in zip(self.names, self._is_complex, strict=True)
         ]
         return eqx.combine(jax.tree.unflatten(self._structure, leaves), self._static)
+
+
+class _Store:
+    """The checkpoint directory of a run."""
+
+    def __init__(self, directory: pathlib.Path, fingerprint: dict[str, Any]):
+        self._directory, self._fingerprint = directory, fingerprint
+        self._saved_at, self._ended, self._cost = -1, -math.inf, 0.0
+
+    def load(self, run: _Run) -> None:
+        """Takes the run to where it was left, if it ever began."""
+        found = read_checkpoint(self._directory, self._fingerprint)
+        if found is not None:
+            run.restore(*found)
+            self._saved_at = run.step
+
+    def save(self, run: _Run, *, is_due: bool) -> None:
+        """Writes the run unless that is done, or would cost too much of the time."""
+        began = time.monotonic()
+        is_cheap = self._cost <= _CHECKPOINT_SHARE * (began - self._ended)
+        if run.step == self._saved_at or not (is_due or is_cheap):
+            return
+        write_checkpoint(self._directory, run.step, run.tensors(), self._fingerprint)
+        self._saved_at, self._ended = run.step, time.monotonic()
+        self._cost = self._ended - began
+
+
+def _judge(losses: np.ndarray, n_remaining: int) -> PlateauVerdict:
+    # A long curve is judged by means of neighbours: as good, and without end affordable.
+    group = max(1, len(losses) // _LONG_CURVE)
+    kept = losses[len(losses) % group :].reshape(-1, group).mean(1)
+    return judge_plateau(kept, steps_per_loss=group, n_remaining=n_remaining)
+
+
+def _trainable(model: Any) -> Any:
+    """Returns which leaves are weights to train, in the model's own shape."""
+
+    def is_trained(path: Any, leaf: Any) -> bool:
+        if not eqx.is_inexact_array(leaf):
+            return False
+        here = model
+        for entry in path:
+            name = getattr(entry, "name", None)
+            if name in _CONSTANTS.get(type(here), ()):
+                return False
+            if isinstance(here, models.DiagonalNonlinearRNN) and here.training == "fixed":
+                return name != "C"
+            here = getattr(here, name) if name is not None else here[entry.idx]
+        return True
+
+    return jax.tree_util.tree_map_with_path(is_trained, model)
 
 
 def _as_jax(model: Any, real: np.dtype) -> Any:
@@ -634,17 +768,54 @@ def _split(leaf: Any) -> Any:
 
 
 def _rescale(model: Any, read_in: np.ndarray, read_out: np.ndarray) -> Any:
-    """Returns the model `x -> read_out · model(read_in · x)`, by its own weights."""
-    if isinstance(model, models.Stack):
-        n_middle = np.ones(model.layers[0].n_outputs)
-        if len(model.layers) == 1:
-            return models.Stack([_rescale(model.layers[0], read_in, read_out)])
-        first = _rescale(model.layers[0], read_in, n_middle)
-        last = _rescale(model.layers[-1], np.ones(model.layers[-1].n_inputs), read_out)
-        return models.Stack([first, *model.layers[1:-1], last])
+    """Returns the model `x -> read_out · model(read_in · x)`, by its own weights where it can."""
     if np.all(read_in == 1) and np.all(read_out == 1):
         return model
-    if isinstance(model, models.StateSpaceLayer) and not model.is_residual:
+    if isinstance(model, models.Rescaled):
+        changed = models.Rescaled(
+            model.network,
+            np.asarray(model.input_offset) / read_in,
+            np.asarray(model.input_scale) / read_in,
+            np.asarray(model.output_offset) * read_out,
+            np.asarray(model.output_scale) * read_out,
+        )
+        is_plain = all(
+            np.allclose(np.asarray(getattr(changed, name)), value, rtol=1e-14, atol=0.0)
+            for name, value in (
+                ("input_offset", 0.0),
+                ("input_scale", 1.0),
+                ("output_offset", 0.0),
+                ("output_scale", 1.0),
+            )
+        )
+        return changed.network if is_plain else changed
+    folded = _fold(model, read_in, read_out)
+    if folded is not None:
+        return folded
+    if isinstance(model, AbstractRecurrent):
+        return models.Rescaled(model, None, 1 / read_in, None, read_out)
+    raise wrong_type(
+        "model",
+        "a recurrent model, or one with linear read-in and read-out",
+        f"a {type(model).__name__}",
+        "scale the signals to unit mean square",
+    )
+
+
+def _fold(model: Any, read_in: np.ndarray, read_out: np.ndarray) -> Any | None:
+    """Returns the rescaled model if read-in and read-out weights can take the scales."""
+    if isinstance(model, models.Stack):
+        first, last = model.layers[0], model.layers[-1]
+        if len(model.layers) == 1:
+            folded = [_fold(first, read_in, read_out)]
+        else:
+            first = _fold(first, read_in, np.ones(first.n_outputs))
+            last = _fold(last, np.ones(last.n_inputs), read_out)
+            folded = [first, *model.layers[1:-1], last]
+        return None if any(layer is None for layer in folded) else models.Stack(folded)
+    if isinstance(model, models.StateSpaceLayer):
+        if model.is_residual:
+            return None
         return eqx.tree_at(
             lambda m: (m.recurrence.B, m.skip, m.mix, m.bias),
             model,
@@ -655,18 +826,18 @@ def _rescale(model: Any, read_in: np.ndarray, read_out: np.ndarray) -> Any:
                 model.bias * read_out,
             ),
         )
-    names = _READ_IN_AND_OUT.get(type(model))
-    if names is not None and getattr(model, names[1]) is not None:
-        return eqx.tree_at(
-            lambda m: tuple(getattr(m, name) for name in names),
-            model,
-            (getattr(model, names[0]) * read_in, getattr(model, names[1]) * read_out[:, None]),
-        )
-    raise wrong_type(
-        "model",
-        "linear read-in and read-out weights",
-        f"a {type(model).__name__} without them",
-        "scale the signals to unit mean square, or put a linear layer before and after",
+    if type(model) not in _READ_IN_AND_OUT:
+        return None
+    names, last = _READ_IN_AND_OUT[type(model)]
+    if getattr(model, last) is None:
+        return None
+    return eqx.tree_at(
+        lambda m: (*(getattr(m, name) for name in names), getattr(m, last)),
+        model,
+        (
+            *(getattr(model, name) * read_in for name in names),
+            getattr(model, last) * read_out[:, None],
+        ),
     )
 
 
@@ -689,10 +860,26 @@ def _timescales(model: Any) -> np.ndarray:
     return np.sort(np.concatenate(found))[::-1] if found else np.zeros(0)
 
 
-def _show(run: _Run, n_steps: int, plateau: PlateauVerdict, elapsed: float) -> None:
-    text = f"\r{run.step}/{n_steps} steps  loss {run.losses[-1]:.4g}  {elapsed:.0f} s"
-    if plateau.kind not in ("progress", "early"):
-        text += f"  {plateau.kind}: {plateau.verdict}"
-        if math.isfinite(plateau.remaining_steps) and plateau.remaining_steps > 0:
-            text += f", about {plateau.remaining_steps:.3g} steps"
-    print(f"{text:<78}", end="", file=sys.stderr, flush=True)
+class _Line:
+    """One line of progress: rewritten on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self, n_steps: int):
+        self._n_steps, self._shown = n_steps, -math.inf
+        self._is_terminal = sys.stderr.isatty()
+
+    def show(self, run: _Run, plateau: PlateauVerdict, elapsed: float) -> None:
+        if self._is_terminal:
+            print(
+                f"\r{self._text(run, plateau, elapsed):<100}", end="", file=sys.stderr, flush=True
+            )
+        elif elapsed - self._shown >= _LINE_EVERY:
+            self._shown = elapsed
+            print(self._text(run, plateau, elapsed), file=sys.stderr, flush=True)
+
+    def end(self, run: _Run, plateau: PlateauVerdict, elapsed: float) -> None:
+        text = self._text(run, plateau, elapsed)
+        print(f"\r{text:<100}" if self._is_terminal else text, file=sys.stderr, flush=True)
+
+    def _text(self, run: _Run, plateau: PlateauVerdict, elapsed: float) -> str:
+        loss = f"{run.losses[-1]:.4g}" if run.step else "unknown"
+        return f"{run.step}/{self._n_steps} steps  loss {loss}  {elapsed:.0f} s  {plateau}"

@@ -128,7 +128,7 @@ def test_the_broken_layer_is_named():
     broken = models.DiagonalRNN([-400.0], [[1.0]], [[1.0]])
     found = train(x, y, models.Stack([fine, broken]))
     assert found.status.code == "not_finite"
-    assert "step 0, in the output of layer 1" in found.status.message
+    assert "step 0, in the output of layer 1 (DiagonalRNN) at sample" in found.status.message
 
 
 def test_windows_batches_and_lengths():
