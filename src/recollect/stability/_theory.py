@@ -141,11 +141,13 @@ def bound_perturbation_error(model: DiagonalRNN, radius: float, *, of: str = "al
         moved = float(np.sum(np.where(c * u == 0, 0.0, np.abs(c * u) * change)))
     if of == "rates" or not np.isfinite(slowest).all():
         return moved if np.isfinite(slowest).all() else math.inf
-    spread = float(np.linalg.norm(u * slowest))
+    # Slow rates overflow when squared.
+    largest = float(slowest.max())
+    spread = largest * float(np.linalg.norm(u * (slowest / largest)))
     if of == "fixed_readin":
         return moved + radius * spread
-    spread += float(np.linalg.norm(c * slowest))
-    return float(moved + radius * spread + radius**2 * slowest.max())
+    spread += largest * float(np.linalg.norm(c * (slowest / largest)))
+    return float(moved + radius * spread + radius**2 * largest)
 
 
 @references("wang2024inverse")
