@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recollect.training._distil import DistilledLayer, distil
 from recollect.training._flow import FlowEvent, GradientFlow, solve_flow, solve_flows
 from recollect.training._general import (
     PlateauLength,
@@ -63,6 +64,8 @@ from recollect.training._theory import (
 from recollect.training._train import TrainedModel, TrainingProgress, train_model
 
 __all__ = [
+    "DistilledLayer",
+    "distil",
     "PlateauVerdict",
     "TrainedModel",
     "TrainingProgress",

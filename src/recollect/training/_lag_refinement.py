@@ -1,0 +1,286 @@
+"""From the L2-best exponentials to the L1- or Linf-best: reweighted least squares over lags."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import scipy.linalg
+
+from recollect._core._references import references
+
+_MOST_ROWS = 8192
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
+_PANEL = 2.5
+_LIFETIMES = 34.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LagGrid:
+    """Lags with the weights that turn sums over them into integrals (or into sums over steps).
+
+    Attributes:
+        lags: shape (lag,); whole numbers in discrete time.
+        weights: shape (lag,).
+    """
+
+    lags: np.ndarray
+    weights: np.ndarray
+
+    def thinned(self, block: int) -> LagGrid:
+        """Returns a part of the grid that is small enough to optimise on, in whole blocks."""
+        n = len(self.lags)
+        stride = -(-n // _MOST_ROWS)
+        if stride == 1:
+            return self
+        # The start, where kernels vary most, is kept whole.
+        head = min(_MOST_ROWS // 4 // block * block, n)
+        stride = -(-(n - head) // (_MOST_ROWS - head))
+        at = np.arange(head, n)
+        kept = (at - head) // block % stride == 0
+        rows = np.concatenate([np.arange(head), at[kept]])
+        weights = self.weights.copy()
+        weights[head:] *= (n - head) / max(int(kept.sum()), 1)
+        return LagGrid(self.lags[rows], weights[rows])
+
+
+def continuous_grid(rates: np.ndarray, *, panel: float = _PANEL, most: int = 8192) -> LagGrid:
+    """Returns Gauss panels fine enough for every mode that is still alive, up to the end of all.
+
+    Where that takes more than about `most` panels, evenly spread ones stand for their neighbours.
+    """
+    decay, speed = rates.real, np.abs(rates)
+    order = np.argsort(-decay)
+    ends = _LIFETIMES / decay[order]
+    fastest = np.maximum.accumulate(speed[order][::-1])[::-1]
+    most = max(64, most // len(np.unique(np.round(np.log(decay), 3))))
+    lags, weights, start = [np.zeros(1)], [np.zeros(1)], 0.0
+    for end, rate in zip(ends, fastest, strict=True):
+        if end <= start * (1 + 1e-9):
+            continue
+        n = max(1.0, float(np.ceil((end - start) * rate / panel)))
+        width = (end - start) / n
+        n_kept = int(min(n, most))
+        first = start + (end - start) * np.arange(n_kept) / n_kept
+        lags.append((first[:, None] + width / 2 * (1 + _NODES)).ravel())
+        weights.append(np.tile(width / 2 * _WEIGHTS * (n / n_kept), n_kept))
+        start = end
+    # The first lag has no weight and counts for the largest error only.
+    return LagGrid(np.concatenate(lags), np.concatenate(weights))
+
+
+def discrete_grid(multipliers: np.ndarray, *, most: int) -> LagGrid:
+    """Returns every step up to the end of all modes, or blocks of them where these are too many."""
+    with np.errstate(divide="ignore"):
+        slowest = float(np.min(-np.log(np.abs(multipliers))))
+    n = int(min(np.ceil(_LIFETIMES / max(slowest, 1e-18)), 2.0**52)) + 1
+    if n <= most:
+        return LagGrid(np.arange(n, dtype=float), np.ones(n))
+    head, block = most // 2, 64
+    n_blocks = (most - head) // block
+    starts = np.unique(np.geomspace(head, n, n_blocks + 1).round())
+    lags = [np.arange(head, dtype=float)]
+    weights = [np.ones(head)]
+    for a, b in itertools.pairwise(starts):
+        length = min(block, b - a)
+        lags.append(a + np.arange(length))
+        weights.append(np.full(int(length), (b - a) / length))
+    return LagGrid(np.concatenate(lags), np.concatenate(weights))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waves:
+    """Real rates, with a sign per step, and conjugate pairs, in coordinates without constraints."""
+
+    log_rates: np.ndarray
+    signs: np.ndarray
+    pairs: np.ndarray
+    slowest: float
+
+    @staticmethod
+    def of(rates: np.ndarray, *, is_discrete: bool, slowest: float) -> _Waves:
+        turned = (
+            np.abs(np.abs(rates.imag) - np.pi) < 1e-9 if is_discrete else np.zeros(len(rates), bool)
+        )
+        on_axis = (np.abs(rates.imag) <= 1e-12 * np.abs(rates)) | turned
+        upper = rates[~on_axis & (rates.imag > 0)]
+        return _Waves(
+            np.log(np.maximum(rates[on_axis].real, 1e-300)),
+            np.where(turned[on_axis], -1.0, 1.0),
+            np.stack([np.log(upper.real), upper.imag], axis=1),
+            math.log(max(slowest, 1e-300)),
+        )
+
+    @property
+    def vector(self) -> np.ndarray:
+        return np.concatenate([self.log_rates, self.pairs.ravel()])
+
+    def moved(self, vector: np.ndarray) -> _Waves:
+        k = len(self.log_rates)
+        pairs = vector[k:].reshape(-1, 2).copy()
+        pairs[:, 0] = np.maximum(pairs[:, 0], self.slowest)
+        return _Waves(np.maximum(vector[:k], self.slowest), self.signs, pairs, self.slowest)
+
+    def rates(self) -> np.ndarray:
+        singles = np.exp(self.log_rates) + 1j * np.where(self.signs < 0, np.pi, 0.0)
+        upper = np.exp(self.pairs[:, 0]) + 1j * self.pairs[:, 1]
+        return np.concatenate([singles, upper, upper.conj()])
+
+    def basis(self, lags: np.ndarray, *, slopes: bool):
+        t = lags[:, None]
+        decay = np.exp(self.log_rates)
+        alternating = np.where(self.signs < 0, np.where(t % 2 == 0, 1.0, -1.0), 1.0)
+        single = alternating * np.exp(-t * decay)
+        real, imaginary = np.exp(self.pairs[:, 0]), self.pairs[:, 1]
+        wave = np.exp(-t * (real + 1j * imaginary))
+        matrix = np.concatenate([single, wave.real, wave.imag], axis=1)
+        if not slopes:
+            return matrix, None
+        in_decay = np.stack([wave.real, wave.imag], axis=2) * (-(t * real))[:, :, None]
+        in_frequency = np.stack([wave.imag, -wave.real], axis=2) * t[:, :, None]
+        return matrix, (-(t * decay) * single, in_decay, in_frequency)
+
+    def amplitudes(self, real: np.ndarray) -> np.ndarray:
+        """Returns the complex amplitudes of `rates()` from those of the real basis."""
+        k, n = len(self.log_rates), len(self.pairs)
+        # A pair carries 2 Re(a e^{-wt}) = 2 Re a · Re e - 2 Im a · Im e.
+        upper = 0.5 * (real[k : k + n] - 1j * real[k + n :])
+        return np.concatenate([real[:k].astype(complex), upper, upper.conj()])
+
+
+@dataclasses.dataclass(frozen=True)
+class _At:
+    residual: np.ndarray
+    amplitudes: np.ndarray
+    q: np.ndarray
+    slopes: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    cost: float
+
+
+def _solve(
+    waves: _Waves, lags: np.ndarray, rows: np.ndarray, target: np.ndarray, *, slopes: bool
+) -> _At:
+    matrix, moves = waves.basis(lags, slopes=slopes)
+    matrix = matrix * rows[:, None]
+    size = np.linalg.norm(matrix, axis=0)
+    size[size == 0] = 1.0
+    q, r = scipy.linalg.qr(matrix / size, mode="economic", check_finite=False)
+    wanted = target * rows[:, None]
+    inside = q.T @ wanted
+    residual = wanted - q @ inside
+    amplitudes = np.linalg.lstsq(r, inside, rcond=1e-14)[0] / size[:, None]
+    return _At(residual, amplitudes, q, moves, float(np.sum(residual**2)))
+
+
+def _step_system(waves: _Waves, at: _At, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns JᵀJ and Jᵀr of variable projection (Kaufman's Jacobian)."""
+    assert at.slopes is not None
+    in_single, in_decay, in_frequency = at.slopes
+    k, n = len(waves.log_rates), len(waves.pairs)
+    size = k + 2 * n
+    gram, slope = np.zeros((size, size)), np.zeros(size)
+    for channel in range(at.residual.shape[1]):
+        c = at.amplitudes[:, channel]
+        ab = np.stack([c[k : k + n], c[k + n :]], axis=1)
+        moves = np.empty((len(rows), size))
+        moves[:, :k] = in_single * c[:k]
+        moves[:, k::2] = np.einsum("tpv,pv->tp", in_decay, ab)
+        moves[:, k + 1 :: 2] = np.einsum("tpv,pv->tp", in_frequency, ab)
+        moves *= rows[:, None]
+        moves -= at.q @ (at.q.T @ moves)
+        gram += moves.T @ moves
+        slope -= moves.T @ at.residual[:, channel]
+    return gram, slope
+
+
+def _descend(
+    waves: _Waves, lags: np.ndarray, rows: np.ndarray, target: np.ndarray, *, n_steps: int
+) -> tuple[_Waves, _At]:
+    at = _solve(waves, lags, rows, target, slopes=True)
+    damping = 1e-3
+    for _ in range(n_steps):
+        gram, slope = _step_system(waves, at, rows)
+        scale = np.diag(gram) + 1e-14 * max(float(np.diag(gram).max()), 1e-300)
+        accepted = False
+        for _ in range(8):
+            try:
+                root = scipy.linalg.cholesky(gram + damping * np.diag(scale), check_finite=False)
+            except np.linalg.LinAlgError:
+                damping *= 8
+                continue
+            move = -scipy.linalg.cho_solve((root, False), slope, check_finite=False)
+            move = move * min(1.0, 0.5 / max(float(np.abs(move).max()), 1e-300))
+            trial = waves.moved(waves.vector + move)
+            again = _solve(trial, lags, rows, target, slopes=True)
+            if np.isfinite(again.cost) and again.cost < at.cost:
+                accepted = True
+                break
+            damping *= 8
+        if not accepted:
+            break
+        gained = at.cost - again.cost
+        waves, at, damping = trial, again, max(damping / 6, 1e-12)
+        if gained <= 1e-8 * at.cost:
+            break
+    return waves, at
+
+
+@references("golub1973differentiation")
+def refine_over_lags(
+    rates: np.ndarray,
+    grid: LagGrid,
+    target: np.ndarray,
+    *,
+    norm: str,
+    is_discrete: bool,
+    slowest: float = 0.0,
+    n_rounds: int = 24,
+    n_steps: int = 3,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rates and amplitudes (width, channel) of a local optimum in `norm`, from given rates.
+
+    Args:
+        rates: distinct, closed under conjugation; of one step in discrete time.
+        grid: where the kernel is known.
+        target: its values there, shape (lag, channel).
+        norm: `"l1"`, `"l2"` or `"linf"`.
+        is_discrete: lags are whole numbers.
+        slowest: no rate may become slower: a grid that ends sees nothing of what it leaves.
+    """
+    waves = _Waves.of(np.asarray(rates, dtype=complex), is_discrete=is_discrete, slowest=slowest)
+    root = np.sqrt(grid.weights)
+    lags = grid.lags
+    if norm == "l2":
+        waves, at = _descend(waves, lags, root, target, n_steps=40)
+        return waves.rates(), waves.amplitudes(at.amplitudes)
+
+    def size(error: np.ndarray) -> float:
+        row = np.abs(error).sum(axis=1)
+        return float(grid.weights @ row) if norm == "l1" else float(row.max())
+
+    at = _solve(waves, lags, root, target, slopes=False)
+    best, best_size, power = (waves, at.amplitudes), np.inf, np.ones(len(lags))
+    current, amplitudes = waves, at.amplitudes
+    for turn in range(n_rounds):
+        error = target - current.basis(lags, slopes=False)[0] @ amplitudes
+        value = size(error)
+        if value < best_size:
+            best, best_size = (current, amplitudes), value
+        row = np.abs(error).sum(axis=1)
+        if not row.max() > 0:
+            break
+        if norm == "l1":
+            typical = value / float(grid.weights.sum())
+            floor = max(0.3 * 0.7**turn, 1e-3)
+            mean = float(grid.weights @ row**2) / max(float(grid.weights @ row), 1e-300)
+            rows = root / np.sqrt(np.maximum(row, floor * mean) + 1e-12 * typical)
+        else:
+            power = power * np.maximum(row / row.max(), 1e-3)
+            power = np.maximum(power / power.max(), 1e-9)
+            rows = np.sqrt(power)
+        current, at = _descend(current, lags, rows, target, n_steps=n_steps)
+        amplitudes = at.amplitudes
+    waves, real = best
+    return waves.rates(), waves.amplitudes(real)
