@@ -225,6 +225,11 @@ def _tanh_slope(z: Any) -> Any:
     return 1 - np.tanh(z) ** 2
 
 
+def _tanh_curvature(z: Any) -> Any:
+    value = np.tanh(z)
+    return 2 * value * (value * value - 1)
+
+
 def _bell(z: Any) -> Any:
     return scipy.special.expit(z) * scipy.special.expit(-z)
 
@@ -245,7 +250,7 @@ def _smooth_hardtanh_curvature(z: Any) -> Any:
 
 
 _HOST: dict[str, tuple[Callable[[Any], Any], ...]] = {
-    "tanh": (np.tanh, _tanh_slope, lambda z: -2 * np.tanh(z) * _tanh_slope(z)),
+    "tanh": (np.tanh, _tanh_slope, _tanh_curvature),
     "sigmoid": (scipy.special.expit, _bell, _sigmoid_curvature),
     "erf": (
         scipy.special.erf,

@@ -35,6 +35,7 @@ _MARGIN = 1.03
 _SLACK = 1.0 + 1e-9
 _WIDEST = 1e4
 _MOST_FOLLOWED = 20_000
+_KEPT_NUMBERS = 2**24
 _N_PLACES = 41
 
 
@@ -139,14 +140,20 @@ def bound_risk_on_data(
     # A ball that grows without end overflows, and is then refused as not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         displacements = list(case.comparators(comparator))
+        middle = displacements[len(displacements) // 2]
         for prefix in _prefixes(n_steps, method):
             case.take(prefix)
-            # Following the linearised network needs no comparator: one is enough.
-            tried = (
-                displacements if prefix == n_steps else displacements[len(displacements) // 2 :][:1]
-            )
+            # Following the linearised network needs no comparator: one is enough. The others only
+            # where they may win: what loses without any curvature loses with it.
+            tried = [middle]
+            if prefix == n_steps:
+                others = (each for each in displacements if each is not middle)
+                tried += sorted(others, key=case.least_bound)
             for displacement in tried:
-                found = case.close(displacement)
+                least = math.inf if best is None else best.bound
+                if displacement is not middle and case.least_bound(displacement) >= least:
+                    break
+                found = case.close(displacement, least)
                 if best is None or found.bound < best.bound:
                     best = dataclasses.replace(found, confined_steps=prefix)
     assert best is not None
@@ -154,13 +161,15 @@ def bound_risk_on_data(
 
 
 def _prefixes(n_steps: int, method: str) -> list[int]:
-    """Returns the numbers of steps tried: the best of the first steps is the best of them all."""
+    """Returns the numbers of steps tried: the best of the first steps is the best of them all.
+
+    Few first: they are quickly judged, and what they prove spares work on many."""
     if method not in ("projected", "plain"):
         return [n_steps]
     ladder = [n_steps]
     while ladder[-1] >= 4:
         ladder.append(ladder[-1] // 3)
-    return ladder
+    return ladder[::-1]
 
 
 def _require_radius(name: str, value: Any) -> float:
@@ -193,6 +202,7 @@ class _Case:
         kernel = measure_ntk(network, signals).ntk
         size = self.horizon
         self.values, self.vectors = np.linalg.eigh(kernel)
+        self.kept: dict[int, list[tuple[np.ndarray, ...]]] = {}
         self.linear: np.ndarray | None = None
         self.linear_reach: tuple[np.ndarray, np.ndarray] | None = None
         self.largest = float(self.values[-1])
@@ -297,20 +307,39 @@ class _Case:
             reached += np.einsum("jtmd,md->jt", d_u, signs[part, None] * u[part])
         return w, u, self.targets - 2 * reached / self.root
 
-    def close(self, displacement: tuple[np.ndarray, np.ndarray, np.ndarray]) -> RiskBound:
-        """Returns the bound: the least travelled length that the argument confirms."""
+    def least_bound(self, displacement: tuple[np.ndarray, np.ndarray, np.ndarray]) -> float:
+        """Returns what the comparator would give if nothing were curved."""
+        w, u, residual = displacement
+        per_sample = np.sum(residual**2, axis=1)
+        error, squared = math.sqrt(float(per_sample.mean())), self.largest / self.n_samples
+        if self.method == "sgd":
+            error, squared = math.sqrt(float(per_sample.max())), self.sample_largest
+        price = 2 * float(np.sum(w**2) + np.sum(u**2)) / (self.eta * self.n_steps)
+        return min(
+            solve_descent(error, price, self.eta * squared), solve_descent_bounded(error, price, 0)
+        )
+
+    def close(
+        self, displacement: tuple[np.ndarray, np.ndarray, np.ndarray], known: float
+    ) -> RiskBound:
+        """Returns the bound: the least travelled length that the argument confirms.
+
+        Gives up, with an infinite one, once it cannot be below what is `known`: balls only grow.
+        """
         w, u, residual = displacement
         nu_squared = 2 * float(np.sum(w**2) + np.sum(u**2))
         moves = abs(w), np.linalg.norm(u, axis=1)
         travelled, strayed, best = 0.0, 0.0, None
         reach = None
         for _ in range(_N_ROUNDS):
-            ball, bent = self.ball(travelled, moves, reach, strayed)
+            ball, bent = self.ball(travelled, moves, reach, strayed, known)
             if bent is None:
                 break
             outcome = self.descend(residual, bent, nu_squared)
             if outcome is None:
                 break
+            if self.finish(min(outcome[2:4]), bent) >= known:
+                return judge(math.inf, self.initial, *[math.inf] * 3, self.eta, self.radii)
             needed, apart = outcome[0], outcome[-1]
             if needed <= travelled * _SLACK and apart <= strayed * _SLACK:
                 best = ball, bent, outcome
@@ -325,8 +354,7 @@ class _Case:
             outcome = None if bent is None else self.descend(residual, bent, nu_squared)
             best = None if outcome is None else (ball, bent, outcome)
         if best is None:
-            inf = math.inf
-            return judge(inf, self.initial, inf, inf, inf, self.eta, self.radii)
+            return judge(math.inf, self.initial, *[math.inf] * 3, self.eta, self.radii)
         ball, bent, outcome = best
         assert bent is not None
         (_, eta, x, paper, floor, _) = outcome
@@ -374,11 +402,9 @@ class _Case:
         While no projection acts, `e_{s+1} = e_s - (2η/n) K̃ e_s` with `‖K̃ - K_0‖ ≤ κ`, hence
         `√R_s ≤ √R_lin,s + (2κ/n) ηΣ_{s'<s}√R_{s'}`.
         """
-        if self.linear is None or not bent.is_free:
+        if self.linear is None or not bent.is_free or self.is_lost(bent):
             return None
         growth = 2 * self.eta * bent.kernel / self.n_samples
-        if growth * self.n_steps > 50:
-            return None
         later = np.exp(math.log1p(growth) * np.arange(self.n_steps - 1, -1, -1))
         travelled = self.eta * float(later @ self.linear)
         steps = np.arange(self.n_steps)
@@ -386,6 +412,10 @@ class _Case:
         added = growth * np.append(0.0, sums[:-1]) * np.exp(math.log1p(growth) * steps)
         risks = (self.linear + added) ** 2
         return travelled, float(risks.mean()), float(risks.min())
+
+    def is_lost(self, bent: _Bent) -> bool:
+        """Says whether the kernel may change too much for the linearised network to be followed."""
+        return not 2 * self.eta * bent.kernel / self.n_samples * self.n_steps <= 50
 
     def finish(self, x: float, bent: _Bent) -> float:
         """Returns the bound on what the method returns from that on the mean risk of its steps."""
@@ -403,6 +433,7 @@ class _Case:
         moves: tuple[np.ndarray, np.ndarray],
         reach: tuple[np.ndarray, np.ndarray] | None,
         strayed: float = math.inf,
+        known: float = math.inf,
     ) -> tuple[_Ball, _Bent] | tuple[_Ball, None]:
         """Returns a ball that a path with ηΣ√R ≤ `travelled` cannot leave, and what bends in it.
 
@@ -428,7 +459,8 @@ class _Case:
                 need_w, need_u = np.minimum(limits[0], need_w), np.minimum(limits[1], need_u)
                 if (need_w <= reach_w).all() and (need_u <= reach_u).all():
                     return ball, bent
-                if not np.isfinite(need_w + need_u).all():
+                lost = self.is_lost(bent) and np.mean(np.sum(bent.error**2, axis=1)) >= known
+                if lost or not np.isfinite(need_w + need_u).all():
                     break
                 # A little more than is needed now, because a larger ball needs more.
                 reach_w = np.minimum(limits[0], np.maximum(reach_w, _MARGIN * need_w))
@@ -499,38 +531,51 @@ class _Case:
             bool((ball.reach_w < limits[0]).all() and (ball.reach_u < limits[1]).all()),
         )
 
-    def suprema(self, part: slice, reach_w: np.ndarray, reach_u: np.ndarray) -> list[np.ndarray]:
-        """Returns, over the ball, the largest |∂_wH|, ‖∂_uH‖, second derivatives (ww, wu, uu),
-        their norm and the norm of the third: each of shape (n, T, units)."""
+    def at_start(self, part: slice) -> list[tuple[np.ndarray, ...]]:
+        """Returns `‖X‖`, z, `|H|`, `|∂_w z|` and `‖∂_u z‖` at the start, time by time."""
+        if part.start in self.kept:
+            return self.kept[part.start]
         activation, signals = self.network.activation, self.signals
         w0, U0 = self.network.weights[part], self.network.U[part]
-        widest = abs(w0) + reach_w
         shape = (self.n_samples, len(w0))
         h, gw = np.zeros(shape), np.zeros(shape)
         gu = np.zeros((*shape, U0.shape[1]))
+        found = []
+        for t in range(self.horizon):
+            signal = signals[:, t]
+            z = w0 * h + signal @ U0.T
+            z_w, z_u = h + w0 * gw, signal[:, None] + w0[:, None] * gu
+            size = np.linalg.norm(signal, axis=1)[:, None]
+            found.append((size, z, abs(h), abs(z_w), np.linalg.norm(z_u, axis=2)))
+            slope = activation.slope(z)
+            gw, gu, h = slope * z_w, slope[..., None] * z_u, activation.value(z)
+        # Asked for once per ball that is tried.
+        if 4 * self.targets.size * self.half <= _KEPT_NUMBERS:
+            self.kept[part.start] = found
+        return found
+
+    def suprema(self, part: slice, reach_w: np.ndarray, reach_u: np.ndarray) -> list[np.ndarray]:
+        """Returns, over the ball, the largest |∂_wH|, ‖∂_uH‖, second derivatives (ww, wu, uu),
+        their norm and the norm of the third: each of shape (n, T, units)."""
+        activation, w0 = self.network.activation, self.network.weights[part]
+        widest = abs(w0) + reach_w
+        shape = (self.n_samples, len(w0))
         moved, p, q, a, x, c, s, third = (np.zeros(shape) for _ in range(8))
         kept: list[list[np.ndarray]] = [[] for _ in range(7)]
+        steep = activation.third_bound
         with np.errstate(invalid="ignore", over="ignore"):
-            for t in range(self.horizon):
-                signal = signals[:, t]
-                size = np.linalg.norm(signal, axis=1)[:, None]
+            for size, z, at_rest, slope_w, slope_u in self.at_start(part):
                 ww, wu, uu = 2 * p + widest * a, q + widest * x, widest * c
-                at_start = signal[:, None] + w0[:, None] * gu
                 dz_w = np.minimum(
-                    abs(h) + moved + widest * p, abs(h + w0 * gw) + ww * reach_w + wu * reach_u
+                    at_rest + moved + widest * p, slope_w + ww * reach_w + wu * reach_u
                 )
-                dz_u = np.minimum(
-                    size + widest * q,
-                    np.linalg.norm(at_start, axis=2) + wu * reach_w + uu * reach_u,
-                )
-                z = w0 * h + signal @ U0.T
+                dz_u = np.minimum(size + widest * q, slope_u + wu * reach_w + uu * reach_u)
                 reach = np.minimum(
-                    abs(w0) * moved + reach_w * (abs(h) + moved) + reach_u * size,
+                    abs(w0) * moved + reach_w * (at_rest + moved) + reach_u * size,
                     dz_w * reach_w + dz_u * reach_u,
                 )
                 slope = activation.largest_slope(z, reach)
                 curvature = activation.largest_curvature(z, reach)
-                steep = activation.third_bound
                 along = np.hypot(dz_w, dz_u)
                 third = (
                     steep * along**3
@@ -542,10 +587,6 @@ class _Case:
                 c = curvature * dz_u**2 + slope * uu
                 s = _norm(a, x, c)
                 p, q, moved = slope * dz_w, slope * dz_u, slope * reach
-                inner = activation.slope(z)
-                gw = inner * (h + w0 * gw)
-                gu = inner[..., None] * at_start
-                h = activation.value(z)
                 for place, value in enumerate((p, q, a, x, c, s, third)):
                     kept[place].append(value)
         found = [np.stack(values, axis=1) for values in kept]

@@ -11,7 +11,8 @@ import pytest
 from recollect import convergence as c
 
 METHODS = ("projected", "average", "sgd", "plain")
-N_RUNS = 250
+N_RUNS = 1000
+SHAPES = ((64, 3, 3, 2), (8, 2, 4, 1), (32, 5, 2, 3), (128, 2, 2, 2))  # width, n, T, d
 STEPS = 60
 
 
@@ -53,19 +54,45 @@ def judge(seed, method, step_size, *, noise=0.0, width=64):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_certificate_holds_in_every_run(method):
     ratios, tight = [], 0
+    n_steps = 600 if method == "sgd" else STEPS
     for seed in range(N_RUNS):
-        step_size = "paper" if seed % 4 == 0 else None
-        bound, run, measured = judge(seed, method, step_size, noise=0.05 * (seed % 3))
+        rng = np.random.default_rng([seed, METHODS.index(method)])
+        width, n, horizon, d = SHAPES[seed % len(SHAPES)]
+        # Below the cutoff and above it, small and large targets, noisy or not, wide balls or not.
+        alpha, nu = rng.uniform(0, 1.3), rng.uniform(0.2, 1.5)
+        network, signals, values, _ = sample(
+            seed,
+            width=width,
+            horizon=horizon,
+            n=n,
+            d=d,
+            alpha=alpha,
+            nu=nu,
+            noise=rng.choice([0.0, 0.05, 0.2]),
+        )
+        radius = nu * rng.choice([0.5, 1.0, 3.0])
+        radii = {} if method == "plain" else {"radius_w": radius, "radius_u": radius}
+        step_size = rng.choice(["ours", "paper", "free"])
+        bound = c.bound_risk_on_data(
+            network,
+            signals,
+            values,
+            n_steps=n_steps,
+            method=method,
+            step_size={"ours": None, "paper": "paper", "free": rng.uniform(0.01, 0.3)}[step_size],
+            **radii,
+        )
+        run, measured = train(network, signals, values, bound, method, seed, n_steps, radius)
         assert run.status.is_ok
         assert measured <= bound.bound * (1 + 1e-5), seed
         if method == "plain" and math.isfinite(bound.bound):
             drift = run.drift[: bound.confined_steps].max()
-            assert drift <= math.hypot(bound.radius_w, bound.radius_u) * (1 + 1e-5)
+            assert drift <= math.hypot(bound.radius_w, bound.radius_u) * (1 + 1e-5), seed
         ratios.append(bound.bound / measured)
         tight += not bound.is_vacuous
     assert np.median(ratios) < 1e4
-    if method in ("projected", "plain"):
-        assert tight > N_RUNS // 2
+    # A bound that is always vacuous would hold too.
+    assert tight > N_RUNS // 50
 
 
 @pytest.mark.parametrize("method", METHODS)
