@@ -5,9 +5,11 @@ Imports neither jax nor pandas at the top: a misspelt column must be answered at
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,12 +61,15 @@ class Column:
         name: the column's name, as written in the file.
         values: numbers (float64, NaN where empty) or, for a text column, strings.
         first_row: file row of the first value (1 is the header of a CSV).
+        origin: name of the file.
+        unit: unit of time stated in the header or the row below it, empty if none is.
     """
 
     name: str
     values: np.ndarray
     first_row: int
     origin: str
+    unit: str = ""
 
     @property
     def is_numeric(self) -> bool:
@@ -151,13 +156,21 @@ class Table:
                         cells[name].append(row[place].strip() if place < len(row) else "")
             except (csv.Error, UnicodeDecodeError) as error:
                 raise invalid("DATA", "a text table", f"{self.path.name} ({error})") from None
-        if _is_units_row({name: column[:2] for name, column in cells.items()}):
+        stated = {name: name for name in cells}
+        comma = self._delimiter != ","
+        first_two = {
+            name: [_decimal_points([cell], comma)[0] for cell in column[:2]]
+            for name, column in cells.items()
+        }
+        if _is_units_row(first_two):
             first_row = 3
+            stated = {name: f"[{column[0].strip('[]()')}]" for name, column in cells.items()}
             cells = {name: column[1:] for name, column in cells.items()}
-        if self._delimiter != ",":
-            cells = {name: _decimal_points(column) for name, column in cells.items()}
+        cells = {name: _decimal_points(column, comma) for name, column in cells.items()}
         return {
-            name: Column(name, _as_numbers(column), first_row, self.path.name)
+            name: Column(
+                name, _as_numbers(column), first_row, self.path.name, _time_unit(stated[name])
+            )
             for name, column in cells.items()
         }
 
@@ -218,7 +231,7 @@ def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
     require_choice("--gaps", gaps, GAPS)
     if not column.is_numeric:
         bad = [(i, v) for i, v in enumerate(column.values) if not _is_number(v)]
-        rows = _rows([i for i, _ in bad], column.first_row)
+        rows = row_names([i for i, _ in bad], column.first_row)
         raise invalid(
             f"column {column.name!r} of {column.origin}",
             "numbers",
@@ -235,14 +248,14 @@ def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
         raise invalid(
             f"column {column.name!r} of {column.origin}",
             "finite numbers",
-            f"infinity ({_rows(infinite, column.first_row)})",
+            f"infinity ({row_names(infinite, column.first_row)})",
         )
     missing = np.flatnonzero(np.isnan(values))
     if missing.size and gaps == "refuse":
         raise invalid(
             f"column {column.name!r} of {column.origin}",
             "a number in every row",
-            f"{missing.size} empty or NaN ({_rows(missing, column.first_row)})",
+            f"{missing.size} empty or NaN ({row_names(missing, column.first_row)})",
             "choose --gaps interpolate or --gaps split",
         )
     if missing.size and gaps == "interpolate":
@@ -254,11 +267,11 @@ def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
 def times(column: Column, *, unit: str = "") -> tuple[np.ndarray, str, str]:
     """Returns a time column as increasing numbers, their unit, and the origin if it was a date.
 
-    Dates become days when they are a day or more apart, seconds otherwise.
+    Dates become days, hours, minutes or seconds, whichever their step is at least one of.
     """
     label = f"time column {column.name!r} of {column.origin}"
     if column.is_numeric:
-        stamps, unit, origin = numbers(column), unit or "step", ""
+        stamps, unit, origin = numbers(column), unit or column.unit or "time unit", ""
     else:
         stamps, unit, origin = _dates(column, label)
     backwards = np.flatnonzero(np.diff(stamps) <= 0)
@@ -280,20 +293,38 @@ def _dates(column: Column, label: str) -> tuple[np.ndarray, str, str]:
     texts = [str(v) for v in column.values]
     while texts and not texts[-1]:
         texts.pop()
-    parsed = pd.to_datetime(pd.Series(texts), errors="coerce", utc=True, format="mixed")
+    day_first = _day_first(texts, label)
+    parsed = pd.to_datetime(
+        pd.Series(texts), errors="coerce", utc=True, format="mixed", dayfirst=day_first
+    )
     bad = np.flatnonzero(parsed.isna().to_numpy())
     if bad.size:
         raise invalid(
             label,
             "numbers or dates such as 2024-05-31 or 2024-05-31T12:00:00",
-            f"{texts[bad[0]]!r} ({_rows(bad, column.first_row)})",
+            f"{texts[bad[0]]!r} ({row_names(bad, column.first_row)})",
         )
     seconds = (parsed - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
     stamps = seconds.to_numpy(dtype=np.float64)
-    steps = np.diff(stamps)
-    daily = steps.size > 0 and np.median(np.abs(steps)) >= 86400 * (1 - 1e-9)
-    origin = parsed.iloc[0].isoformat()
-    return (stamps / 86400, "d", origin) if daily else (stamps, "s", origin)
+    step = float(np.median(np.abs(np.diff(stamps)))) if len(stamps) > 1 else 0.0
+    unit = next((u for u in ("d", "h", "min") if step >= _UNITS[u] * (1 - 1e-9)), "s")
+    return stamps / _UNITS[unit], unit, parsed.iloc[0].isoformat()
+
+
+def _day_first(texts: list[str], label: str) -> bool:
+    # 1.3.2024 has two readings; the column as a whole has one.
+    found = [re.match(r"(\d{1,2})([./-])(\d{1,2})[./-]\d", text) for text in texts]
+    pairs = [(int(m[1]), int(m[3]), m[2]) for m in found if m]
+    if not pairs:
+        return False
+    first, second = max(p[0] for p in pairs), max(p[1] for p in pairs)
+    if first > 12 and second > 12:
+        raise invalid(label, "days and months in one order", "both orders", "write 2024-05-31")
+    if first > 12 or second > 12:
+        return first > 12
+    # Both readings are dates: days change more often than months.
+    changes = [sum(a[k] != b[k] for a, b in itertools.pairwise(pairs)) for k in (0, 1)]
+    return changes[0] > changes[1] or (changes[0] == changes[1] and pairs[0][2] == ".")
 
 
 def convert_unit(values: np.ndarray, unit: str, wanted: str) -> np.ndarray:
@@ -338,8 +369,12 @@ def _kind_of(path: Path) -> str:
 
 def _open_text(path: Path) -> io.TextIOWrapper:
     with path.open("rb") as stream:
-        head = stream.read(4)
+        head = stream.read(1 << 16)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(head)
+    except UnicodeDecodeError:
+        encoding = "cp1252"  # what spreadsheets write where they do not write UTF-8
     return path.open(encoding=encoding, errors="replace", newline="")
 
 
@@ -414,9 +449,9 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray:
         return np.array(cells, dtype=str)
 
 
-def _decimal_points(cells: list[str]) -> list[str]:
+def _decimal_points(cells: list[str], comma: bool) -> list[str]:
     # 1,5 is a number where a semicolon separates the columns.
-    if all(re.fullmatch(r"[+-]?\d*,?\d*(?:[eE][+-]?\d+)?", c) for c in cells):
+    if comma and all(re.fullmatch(r"[+-]?\d*,?\d*(?:[eE][+-]?\d+)?", c) for c in cells):
         return [c.replace(",", ".") for c in cells]
     return cells
 
@@ -435,6 +470,13 @@ def _is_number(cell: object) -> bool:
     return True
 
 
+def _time_unit(text: str) -> str:
+    # "t [s]", "time (min)": what stands in brackets, if it is a unit of time.
+    match = re.search(r"[\[(]\s*([A-Za-zµ]+)\s*[\])]\s*$", text)
+    unit = _UNIT_NAMES.get(match[1].lower(), match[1]) if match else ""
+    return unit if unit in _UNITS else ""
+
+
 def _is_units_row(cells: dict[str, list[str]]) -> bool:
     # A row of units under the header: text in every column, numbers right below.
     return all(
@@ -447,7 +489,7 @@ def _is_units_row(cells: dict[str, list[str]]) -> bool:
     )
 
 
-def _rows(places: Sequence[int] | np.ndarray, first_row: int) -> str:
+def row_names(places: Sequence[int] | np.ndarray, first_row: int) -> str:
     rows = [str(int(i) + first_row) for i in list(places)[:3]]
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     return f"row{'s' if len(places) > 1 else ''} {', '.join(rows)}{more}"

@@ -52,7 +52,8 @@ def diagnosis_summary(diagnosis: Diagnosis) -> str:
     """Returns the diagnosis in about ten lines."""
     lines = [f"{label + ':' if label else '':<12}{text}" for label, text in _facts(diagnosis)]
     others = [warning for warning in diagnosis.warnings if warning != diagnosis.status]
-    lines += [f"{'note:':<12}{warning}" for warning in others]
+    notes = [*others, *diagnosis.measurements.notes]
+    lines += [f"{'note:':<12}{note}" for note in notes]
     return "\n".join(lines)
 
 
@@ -160,7 +161,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
             "linear",
             f"a linear map explains {_percent(float(np.mean(diagnosis.kernel.explained_variance)))} of the output",
         ),
-        ("width", f"{diagnosis.width} units: {diagnosis.widths[diagnosis.slowest_law].reason}"),
+        ("width", f"{_units(diagnosis.width)}: {diagnosis.widths[diagnosis.slowest_law].reason}"),
         (
             "network",
             f"slowest time scale {number(1 / diagnosis.rates.real.min())} {data.unit}, "
@@ -170,7 +171,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     if diagnosis.test is not None:
         test = diagnosis.test
         peers = ", ".join(
-            f"{name} {number(s.rmse)}" if s.status.is_ok else f"{name} {s.status.code}"
+            f"{name} {number(s.rmse) if s.status.is_ok else s.status.message}"
             for name, s in test.baselines.items()
         )
         facts.append(
@@ -190,6 +191,10 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         facts.append(("training", diagnosis.forecast.summary()[0]))
     facts.append(("verdict", str(diagnosis.status)))
     return facts
+
+
+def _units(width: int) -> str:
+    return f"{width} unit{'' if width == 1 else 's'}"
 
 
 def _remainder_parts(diagnosis: Diagnosis) -> list[str]:
@@ -252,7 +257,7 @@ def _cards(diagnosis: Diagnosis) -> str:
             _percent(float(np.mean(diagnosis.kernel.explained_variance))),
             "of the output is a linear map of the input",
         ),
-        (f"{diagnosis.width} units", "recurrent network recommended"),
+        (_units(diagnosis.width), "recurrent network recommended"),
     ]
     if test is not None:
         cards.append(
@@ -302,7 +307,7 @@ def _quantile_table(diagnosis: Diagnosis) -> str:
 def _width_words(diagnosis: Diagnosis) -> str:
     names = diagnosis.measurements.output_names
     return "".join(
-        _paragraph(f"{name}: {curve.recommended} units are enough: {curve.reason}.")
+        _paragraph(f"{name}: width {curve.recommended} is enough: {curve.reason}.")
         for name, curve in zip(names, diagnosis.widths, strict=True)
     )
 
@@ -322,7 +327,7 @@ def _width_table(diagnosis: Diagnosis) -> str:
 def _network_words(diagnosis: Diagnosis) -> str:
     rate, unit = float(diagnosis.rates.real.min()), diagnosis.measurements.unit
     return _paragraph(
-        f"A linear recurrent network of {diagnosis.width} units. Its slowest unit forgets at "
+        f"A linear recurrent network of {_units(diagnosis.width)}. Its slowest unit forgets at "
         f"{number(rate)} per {unit} (time scale {number(1 / rate)} {unit}): so far may a rate move in "
         "training before the network becomes unstable."
     )

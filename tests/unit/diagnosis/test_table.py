@@ -154,3 +154,95 @@ def test_measurements_refuse_what_cannot_be(change, words):
     x, y = signals()
     with pytest.raises(ValueError, match=words):
         Measurements(**({"inputs": x, "outputs": y, "dt": 1.0} | change))
+
+
+def dated(tmp_path, form, n=60, step="15min", keep=None):
+    import pandas as pd
+
+    x, y = signals(n)
+    stamps = pd.date_range("2024-03-01 08:00", periods=n, freq=step)
+    rows = [
+        f"{t:{form}};{a};{b}".replace(".", ",", 0) for t, a, b in zip(stamps, x, y, strict=True)
+    ]
+    rows = rows if keep is None else [row for row, kept in zip(rows, keep, strict=True) if kept]
+    (tmp_path / "a.csv").write_text("when;x;y\n" + "\n".join(rows))
+    return x, y
+
+
+def read_dated(tmp_path, **options):
+    return read_measurements(
+        tmp_path / "a.csv", inputs=["x"], outputs=["y"], time="when", **options
+    )
+
+
+@pytest.mark.parametrize(
+    "form", ["%d.%m.%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M", "%Y-%m-%d %H:%M"]
+)
+@pytest.mark.parametrize(
+    ("step", "dt", "unit"), [("15min", 15, "min"), ("6h", 6, "h"), ("1D", 1, "d")]
+)
+def test_a_date_is_read_as_the_column_means_it(tmp_path, form, step, dt, unit):
+    # With 6h the days pass the 12th: one reading of 1/3 to 15/3 must not turn into another.
+    x, _ = dated(tmp_path, form, step=step)
+    data = read_dated(tmp_path)
+    assert (data.dt, data.unit) == (pytest.approx(dt), unit)
+    assert data.origin.startswith("2024-03-01" if step != "15min" or "/" not in form else "2024-0")
+    np.testing.assert_array_equal(data.inputs[:, 0], x)
+
+
+def test_days_and_months_in_both_orders_are_refused(tmp_path):
+    x, y = signals(20)
+    stamps = [f"{k + 1:02d}/01/2024" for k in range(19)] + ["01/20/2024"]
+    rows = [f"{t},{a},{b}" for t, a, b in zip(stamps, x, y, strict=True)]
+    (tmp_path / "a.csv").write_text("when,x,y\n" + "\n".join(rows))
+    with pytest.raises(ValueError, match="one order"):
+        read_dated(tmp_path)
+
+
+def test_missing_rows_of_a_regular_record_are_gaps(tmp_path):
+    keep = np.ones(60, bool)
+    keep[[10, 30, 31]] = False
+    x, y = dated(tmp_path, "%Y-%m-%d %H:%M", keep=keep)
+    with pytest.raises(ValueError, match=r"3 missing.*rows 11, 30.*--gaps"):
+        read_dated(tmp_path)
+    split = read_dated(tmp_path, gaps="split")
+    np.testing.assert_array_equal(np.isnan(split.inputs[:, 0]), ~keep)
+    np.testing.assert_array_equal(split.outputs[keep, 0], y[keep])
+    filled = read_dated(tmp_path, gaps="interpolate")
+    assert filled.inputs[10, 0] == pytest.approx((x[9] + x[11]) / 2)
+    held = read_dated(tmp_path, dt="15min")
+    assert held.inputs[10, 0] == x[9]
+    for data, word in ((split, "cut"), (filled, "interpolated"), (held, "held")):
+        assert any(word in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    ("head", "unit"),
+    [
+        ("t;x\n[s];[V]\n", "s"),
+        ("t [min];x\n", "min"),
+        ("time (h);x\n", "h"),
+        ("t;x\n", "time unit"),
+    ],
+)
+def test_the_unit_of_time_is_what_the_header_states(tmp_path, head, unit):
+    x, y = signals(40)
+    names, *below = head.splitlines()
+    lines = [f"{names};y", *(f"{row};[m]" for row in below)]
+    lines += [
+        f"{0.5 * k};{a};{b}".replace(".", ",") for k, (a, b) in enumerate(zip(x, y, strict=True))
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    data = read_measurements(
+        tmp_path / "a.csv", inputs=["x"], outputs=["y"], time=names.split(";")[0]
+    )
+    assert (data.dt, data.unit) == (0.5, unit)
+    np.testing.assert_allclose(data.inputs[:, 0], x)
+
+
+def test_a_header_of_a_spreadsheet_keeps_its_degrees(tmp_path):
+    x, y = signals(40)
+    rows = [f"{a};{b}" for a, b in zip(x, y, strict=True)]
+    (tmp_path / "a.csv").write_bytes(("Wärme [°C];y\n" + "\n".join(rows)).encode("cp1252"))
+    data = read_measurements(tmp_path / "a.csv", inputs=["Wärme [°C]"], outputs=["y"], dt="1s")
+    assert data.input_names == ("Wärme [°C]",)
