@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import scipy.special
 
 from recollect._core._check import (
     host_float64,
@@ -164,11 +165,20 @@ def transform_kernel(
 ) -> np.ndarray:
     """Returns `∫ (-t)^n e^{-st} ρ(t) dt` at `points` by adaptive quadrature.
 
-    Accurate to `rtol` of `∫ |t^n e^{-st} ρ|`, point by point; an algebraic tail beyond the last
-    node is added from its power.
+    Accurate to `rtol` of `∫ |t^n e^{-st} ρ|` where `e^{-st}` decays, point by point. Where it
+    turns, the kernel alone is resolved and its series integrated against the wave in closed form,
+    to `rtol` of `∫ |t^n ρ|`. An algebraic tail beyond the last node is added from its power.
     """
-    results = []
-    for point in points:
+    turns = (np.abs(points.imag) > np.abs(points.real)) & (np.abs(points.imag) * timescale > 1e-3)
+    results: list[Any] = [None] * len(points)
+    if turns.any():
+        waves = _transform_waves(
+            function, points[turns], derivative, support, breakpoints, timescale, name, rtol
+        )
+        for index, value in zip(np.flatnonzero(turns), waves, strict=True):
+            results[index] = value
+    for index in np.flatnonzero(~turns):
+        point = points[index]
 
         def integrand(t: np.ndarray, s: Any = point) -> np.ndarray:
             values = np.asarray(function(t))
@@ -185,8 +195,89 @@ def transform_kernel(
             reach=1.0,
             name=f"laplace of {name} at s = {point:.6g}" if derivative == 0 else name,
         )
-        results.append(quadrature.integral() + _algebraic_rest(quadrature, 1))
+        results[index] = quadrature.integral() + _algebraic_rest(quadrature, 1)
     return np.array(results).reshape(len(points), *np.shape(results[0]) if results else ())
+
+
+def _transform_waves(
+    function: Callable[[np.ndarray], np.ndarray],
+    points: np.ndarray,
+    derivative: int,
+    support: float,
+    breakpoints: tuple[float, ...],
+    timescale: float,
+    name: str,
+    rtol: float,
+) -> np.ndarray:
+    """Returns the transform where `|Im s| > |Re s|`, from the kernel's own Legendre series.
+
+    `∫_{-1}^{1} P_k(x) e^{-zx} dx = 2 (-1)^k i_k(z)`, i_k the modified spherical Bessel function.
+    """
+
+    # A decay that all points share makes the integral end where the kernel alone would not.
+    decay = max(float(points.real.min()), 0.0)
+    points = points - decay
+
+    def weighed(t: np.ndarray) -> np.ndarray:
+        values = np.asarray(function(t))
+        factor = (-t) ** derivative * np.exp(-decay * t)
+        return values * factor.reshape(len(t), *(1,) * (values.ndim - 1))
+
+    panels = adaptive_quadrature(
+        weighed,
+        rtol=rtol,
+        support=support,
+        breakpoints=(*breakpoints, timescale),
+        timescale=timescale,
+        reach=1.0,
+        name=f"laplace of {name}",
+    ).panels
+    edges = [panels.starts, panels.stops[-1:]]
+    far = panels.select(panels.is_log)
+    edges += [far.starts * (far.stops / far.starts) ** (k / 4) for k in (1, 2, 3)]
+    lags = np.unique(np.concatenate(edges))
+    panels, values = adaptive_panels(
+        weighed, Panels(lags[:-1], lags[1:], np.zeros(len(lags) - 1, bool)), rtol=rtol, name=name
+    )
+    orders = np.arange(values.shape[1])
+    nodes, weights = np.polynomial.legendre.leggauss(len(orders))
+    series = (np.polynomial.legendre.legvander(nodes, len(orders) - 1) * weights[:, None]).T
+    series *= (2 * orders[:, None] + 1) * (-1.0) ** orders[:, None]
+    shape = values.shape[2:]
+    half = (panels.stops - panels.starts) / 2
+    middle = (panels.stops + panels.starts) / 2
+    coefficients = np.einsum("jn,pnc->pjc", series, values.reshape(*values.shape[:2], -1))
+    coefficients *= half[:, None, None]
+    end, last = panels.stops[-1], np.asarray(weighed(panels.stops[-1:]))[0].reshape(-1)
+    answer = np.empty((len(points), coefficients.shape[2]), complex)
+    for index, point in enumerate(points):
+        z = point * half
+        # Below this only the mean over a panel is left, and high orders underflow.
+        z = np.where(np.abs(z) < 1e-10, 1e-10 * point / abs(point), z)
+        moments = _scaled_spherical_in(len(orders), z)
+        # Scaled by e^{-|Re z|}, which the factor at the middle takes back.
+        factor = np.exp(np.abs(z.real) - point * middle)
+        answer[index] = np.einsum("p,pj,pjc->c", factor, moments, coefficients)
+        answer[index] += last * np.exp(-point * end) / point
+    return answer.reshape(len(points), *shape)
+
+
+def _scaled_spherical_in(n_orders: int, z: np.ndarray) -> np.ndarray:
+    """Returns `e^{-|Re z|} i_k(z)` for k < n_orders, shape (point, order)."""
+    k = np.arange(n_orders)
+    near = np.where(np.abs(z) < 1e4, z, 1.0)[:, None]
+    series = scipy.special.ive(k + 0.5, near) * np.sqrt(np.pi / (2 * near))
+    far = np.where(np.abs(z) < 1e4, 1e4, z)[:, None]
+    # The finite sum of integrating by parts; the library's series ends at 1e9.
+    growing, falling = np.zeros((2, len(z), n_orders), complex)
+    for j in range(n_orders):
+        coefficients = [math.perm(order + j, 2 * j) / math.factorial(j) for order in k.tolist()]
+        term = np.array(coefficients) * (0.5 / far) ** j
+        growing += (-1.0) ** j * term
+        falling += term
+    size = np.abs(far.real)
+    sums = np.exp(far - size) * growing - (-1.0) ** k * np.exp(-far - size) * falling
+    return np.where(np.abs(z)[:, None] < 1e4, series, sums / (2 * far))
 
 
 def _algebraic_rest(quadrature: Quadrature, power: int) -> Any:

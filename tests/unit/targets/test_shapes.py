@@ -93,6 +93,40 @@ def test_laplace_transform_and_derivatives(name, s):
         assert value[0, 0, 0] == pytest.approx(exact, rel=1e-10)
 
 
+# An analytic kernel is integrated along a ray on which the wave decays.
+TURNED = {
+    "airy": (rt.Airy(scale=1.0, shift=3.0), lambda t: mpmath.airyai(t - 3), 6),
+    "stretched": (
+        rt.StretchedExponential(timescale=1.0, exponent=0.5),
+        lambda t: mpmath.exp(-mpmath.sqrt(t)),
+        4,
+    ),
+    "power": (rt.ExpressionKernel("(1+t)**-1.5"), lambda t: (1 + t) ** mpmath.mpf(-1.5), 4),
+}
+
+
+@pytest.mark.parametrize("name", TURNED)
+@pytest.mark.parametrize("frequency", [30.0, 6e3, 1e6, 3e7])
+def test_laplace_at_high_frequencies(name, frequency):
+    kernel, function, part = TURNED[name]
+    turn = mpmath.exp(-1j * mpmath.pi / part)
+    for derivative in (0, 1, 2) if name != "power" else (0,):
+        exact = mpmath.quad(
+            lambda r, n=derivative: (
+                turn
+                * (-r * turn) ** n
+                * function(r * turn)
+                * mpmath.exp(-1j * frequency * r * turn)
+            ),
+            [x / mpmath.mpf(frequency) for x in (0, 0.01, 0.1, 1, 5, 20, 150)],
+        )
+        value = kernel.laplace(np.array([1j * frequency]), derivative=derivative)[0, 0, 0]
+        whole = abs(kernel.laplace(np.array([1e-3]), derivative=derivative)[0, 0, 0])
+        assert abs(value - complex(exact)) < 1e-13 * whole
+        if derivative == 0:
+            assert abs(value - complex(exact)) < 1e-6 * abs(value)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_step_response_and_kernel(name):
     kernel, function, splits, end = CASES[name]

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 
 from recollect import targets, training
 
@@ -160,6 +162,40 @@ def test_batches_are_rows():
         loss.gradient(a, w)[1, 1], loss.gradient(a[1, 1], w[1, 1]), rtol=1e-13
     )
     np.testing.assert_allclose(loss.hessian(a, w)[1, 1], loss.hessian(a[1, 1], w[1, 1]), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("target", "values"),
+    [
+        (
+            targets.exponential_sum([1.0, -0.4], [0.5, 2.0])
+            + targets.Bump(delay=6.0, width=0.8, height=1.3),
+            lambda t: (
+                np.exp(-0.5 * t) - 0.4 * np.exp(-2 * t) + 1.3 * np.exp(-((t - 6) ** 2) / 1.28)
+            ),
+        ),
+        (targets.Airy(scale=1.0, shift=3.0), lambda t: scipy.special.airy(t - 3)[0]),
+    ],
+)
+def test_coloured_loss_is_the_variance_of_the_filtered_error(target, values):
+    # E e² = 2v ∫ e(t) g(t) dt with g' = e - c g, for an input of covariance v exp(-c|τ|).
+    c, v = 0.7, 0.9
+    a, w = np.array([0.7, 0.2]), np.array([0.6, 1.1])
+
+    def error(t):
+        return a @ np.exp(-w * t) - values(t)
+
+    found = scipy.integrate.solve_ivp(
+        lambda t, y: [error(t) - c * y[0], 2 * v * error(t) * y[0]],
+        (0, 60),
+        [0.0, 0.0],
+        method="DOP853",
+        rtol=1e-11,
+        atol=1e-13,
+        max_step=0.5,
+    )
+    loss = training.exact_loss(target, spectrum=training.ou_spectrum(rate=c, variance=v))
+    assert loss(a, w) == pytest.approx(found.y[1, -1], rel=1e-9)
 
 
 @pytest.mark.parametrize(
