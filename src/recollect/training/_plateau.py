@@ -1,8 +1,9 @@
-"""Is it worth waiting? What a loss curve says about the steps to come."""
+"""Is it worth waiting? What a loss curve alone says about the steps to come."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -16,9 +17,14 @@ from recollect._core._check import (
 )
 from recollect._core._status import Status
 
-_N_BLOCKS = 8
-_FEWEST = 4 * _N_BLOCKS
-_SIGNIFICANT = 3.0
+_FEWEST = 32
+_N_BLOCKS = 64
+# Parts of the curve, from its end, in which an escape is looked for; decays are in the first.
+_WINDOWS = (1 / 2, 1 / 4, 1 / 8)
+# Twice the gain in log-likelihood: 4 standard errors.
+_SIGNIFICANT = 16.0
+_RATES = np.geomspace(0.1, 40.0, 40)
+_EXPONENTS = np.geomspace(0.05, 8.0, 30)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +35,16 @@ class PlateauVerdict:
         verdict: `"wait"` or `"stop"`.
         kind: `"progress"` (the loss falls), `"plateau"` (it stands, and its fall accelerates: an
             escape is under way), `"slow_decay"` (its fall slows down, with something left to
-            gain), `"floor"` (nothing worth waiting for is left), `"flat"` (it does not move
-            beyond its own noise) or `"early"` (too few losses to say).
-        remaining_steps: until the plateau is left, or until the slow decay has nothing left to
-            gain; 0 with `"progress"`, infinite where no end is in sight.
-        gain: share of the present loss that extrapolation still promises.
+            gain), `"floor"` (nothing worth waiting for is left), `"flat"` (it does not fall
+            beyond its own noise) or `"early"` (too few losses, for their noise, to say).
+        remaining_steps: until the plateau is left, or until nine tenths of what a slow decay has
+            left to gain are gained; 0 with `"progress"` and `"floor"`, infinite or NaN where no
+            end is in sight.
+        gain: share of the present loss that extrapolation promises within the steps one is
+            willing to wait.
+        rate: of the fall with `"plateau"` (it grows like `e^{rate·step}`); of what is left, if
+            that dies out like `e^{-rate·step}`; else 0.
+        fallen: with `"plateau"`, how far the loss has departed from it.
         status: `undecided` with `"flat"` and `"early"`: a long plateau and a floor look alike.
     """
 
@@ -41,6 +52,8 @@ class PlateauVerdict:
     kind: str
     remaining_steps: float
     gain: float
+    rate: float = 0.0
+    fallen: float = 0.0
     status: Status = Status()
 
     def __str__(self) -> str:
@@ -61,18 +74,19 @@ def judge_plateau(
     rtol: float = 1e-2,
     floor: float = 0.0,
 ) -> PlateauVerdict:
-    """Returns whether to wait or to stop, from the later half of a loss curve.
+    """Returns whether to wait or to stop, from a loss curve alone.
 
-    The half is cut into eight blocks. A loss that fell by `drop` makes progress. Below that, the
-    falls `d_j` from block to block tell: near a saddle the loss leaves as `L - c e^{2λt}`, so the
-    falls grow; towards a minimum they shrink, and their geometric (or, if they shrink like a
-    power of the time, algebraic) continuation is what is left to gain.
+    Wait if the loss, extrapolated, falls by `rtol` within `n_remaining` steps. Near a saddle it
+    leaves as `L - c e^{rt}`, towards a minimum it settles as `a + b e^{-rt}` or `a + b t^{-q}`:
+    these are fitted, with their rates profiled, to the later half of the curve (the escape also
+    to its last quarter and eighth) and compared by their likelihoods under the curve's own noise.
+    A fall by `drop` over the later half is progress, whatever its shape.
 
     Args:
         losses: one per step or regularly thinned, shape (point,).
         steps_per_loss: steps from one loss to the next.
         n_remaining: steps one is willing to wait.
-        drop: relative fall over the half that counts as progress.
+        drop: relative fall over the half that counts as progress, and as having left a plateau.
         rtol: relative gain that is not worth waiting for.
         floor: loss below which there is nothing to gain.
 
@@ -86,90 +100,167 @@ def judge_plateau(
         raise invalid("losses", "numbers not below zero", float(losses.min()))
     scale = require_positive("steps_per_loss", steps_per_loss)
     n_remaining = float(n_remaining)
+    if not n_remaining >= 0:
+        raise invalid("n_remaining", "a number not below zero", n_remaining)
     drop, rtol = require_positive("drop", drop), require_positive("rtol", rtol)
     floor = require_nonnegative("floor", floor)
     if losses.size < _FEWEST:
         early = Status("undecided", f"{losses.size} losses are too few")
-        return PlateauVerdict("wait", "early", math.nan, math.nan, early)
-    size = losses.size // 2 // _N_BLOCKS
-    blocks = losses[-size * _N_BLOCKS :].reshape(_N_BLOCKS, size)
-    levels, last = blocks.mean(1), float(np.median(blocks[-1]))
-    if last <= floor:
+        return PlateauVerdict("wait", "early", math.nan, math.nan, status=early)
+    half = _fit_window(losses, _WINDOWS[0])
+    last = max(half.last, 1e-300)
+    if half.last <= floor:
         return PlateauVerdict("stop", "floor", 0.0, 0.0)
-    if levels[-1] < (1 - drop) * levels[0]:
-        return PlateauVerdict("wait", "progress", 0.0, 1.0)
-    noise = _block_noise(blocks)
-    span = scale * size
-    # Early falls are as many as late ones: halves of three blocks, their middles five blocks apart.
-    early, late = (levels[0] - levels[3]) / 3, (levels[4] - levels[7]) / 3
-    spread = noise * math.sqrt(2) / 3
-    total = levels[0] - levels[-1]
-    tiny = 1e-12 * levels[0]
-    if total < _SIGNIFICANT * noise * math.sqrt(2) + tiny:
-        # The most the noise could hide, were the loss to go on at that pace as long again.
-        hidden = (total + _SIGNIFICANT * noise * math.sqrt(2) + tiny) / last
-        flat = Status(
-            "undecided", "the loss does not move beyond its noise: a long plateau or the floor"
-        )
-        return PlateauVerdict("stop", "flat", math.inf, max(hidden, 0.0), flat)
-    if late - early > _SIGNIFICANT * spread * math.sqrt(2) and late > tiny:
-        growth = math.log(late / max(early, spread, tiny, 1e-6 * late)) / 4
-        growth = max(growth, 1e-6)
-        # Σ_k late e^{gk} = drop · last.
-        blocks_left = math.log1p(drop * last * math.expm1(growth) / late) / growth
-        remaining = blocks_left * span
-        if remaining > n_remaining:
-            message = f"leaving the plateau takes about {remaining:.3g} more steps"
-            return PlateauVerdict(
-                "stop", "plateau", remaining, drop, Status("not_converged", message)
-            )
-        return PlateauVerdict("wait", "plateau", remaining, drop)
-    left, blocks_left = _remaining_fall(early, late, spread, losses.size / size)
-    gain = min(left / last, 1.0)
-    if gain < rtol:
-        return PlateauVerdict("stop", "floor", 0.0, gain)
-    remaining = blocks_left * span
-    # What the affordable steps bring, if the fall goes on at its last pace at best.
-    affordable = gain if remaining <= n_remaining else late * n_remaining / span / last
-    worth = affordable >= rtol
-    status = Status() if worth else Status("not_converged", "the loss falls too slowly to wait")
-    return PlateauVerdict("wait" if worth else "stop", "slow_decay", remaining, gain, status)
+    whole = min(half.decay_gain(math.inf, floor) / last, 1.0)
+    gain = min(half.decay_gain(n_remaining / scale, floor) / last, whole)
+    is_fast = half.is_falling and half.fall >= drop * (last + half.fall)
+    if is_fast and not (half.is_explained and gain < rtol):
+        return PlateauVerdict("wait", "progress", 0.0, gain)
+    escapes = [half, *(_fit_window(losses, share) for share in _WINDOWS[1:])]
+    escape = max(escapes, key=lambda fit: fit.escape_evidence)
+    if escape.escape_evidence > _SIGNIFICANT:
+        remaining = math.log1p(drop * last / escape.fallen) / escape.rate
+        with np.errstate(over="ignore"):
+            growth = float(np.expm1(escape.rate * n_remaining / scale))
+        coming = min(escape.fallen * growth / last, 1.0)
+        found = remaining * scale, coming, escape.rate / scale, escape.fallen
+        if coming >= rtol:
+            return PlateauVerdict("wait", "plateau", *found)
+        message = f"leaving the plateau takes about {remaining * scale:.3g} more steps"
+        return PlateauVerdict("stop", "plateau", *found, Status("not_converged", message))
+    if not half.is_falling:
+        hidden = 4 * half.fall_stderr / last
+        if hidden > rtol:
+            early = Status("undecided", f"their noise hides a fall of {100 * hidden:.2g} %")
+            return PlateauVerdict("wait", "early", math.nan, math.nan, status=early)
+        flat = Status("undecided", "the loss does not fall: a long plateau or the floor")
+        return PlateauVerdict("stop", "flat", math.inf, 0.0, status=flat)
+    rate = half.decay_rate / scale
+    if whole < rtol:
+        return PlateauVerdict("stop", "floor", 0.0, gain, rate)
+    remaining = half.decay_time(floor) * scale
+    if gain >= rtol:
+        return PlateauVerdict("wait", "slow_decay", remaining, gain, rate)
+    slow = Status("not_converged", "the loss falls too slowly to wait")
+    return PlateauVerdict("stop", "slow_decay", remaining, gain, rate, status=slow)
 
 
-def _block_noise(blocks: np.ndarray) -> float:
-    """Returns the standard error of a block's mean, from the scatter about a line in each."""
-    size = blocks.shape[1]
-    if size < 3:
-        return 0.0
-    time = np.linspace(-1, 1, size)
-    centred = blocks - blocks.mean(1, keepdims=True)
-    slope = centred @ time / (time @ time)
-    rest = centred - slope[:, None] * time
-    variance = float(np.mean(rest**2)) * size / (size - 2)
-    # Neighbouring losses share their cause: the lag-one correlation widens the error.
-    with np.errstate(all="ignore"):
-        lag = float(np.sum(rest[:, 1:] * rest[:, :-1]) / max(np.sum(rest**2), 1e-300))
-    lag = min(max(lag, 0.0), 0.95)
-    if lag > 0.5:  # a curve, not noise
-        steps = np.diff(blocks, n=2, axis=1) if size > 3 else rest
-        variance, lag = float(np.mean(steps**2)) / 6, 0.0
-    return math.sqrt(variance * (1 + lag) / (1 - lag) / size)
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """The shapes fitted to the end of a curve; times in losses from its last one."""
+
+    last: float
+    fall: float
+    fall_stderr: float
+    is_falling: bool
+    is_explained: bool
+    escape_evidence: float
+    rate: float
+    fallen: float
+    is_power: bool
+    decay_rate: float
+    exponent: float
+    left: float
+    age: float
+
+    def decay_gain(self, steps: float, floor: float) -> float:
+        """Returns the fall to come within `steps`, if the decay goes on."""
+        room = max(self.last - floor, 0.0)
+        if self.is_power:
+            share = -math.expm1(-self.exponent * math.log1p(steps / self.age))
+        else:
+            share = -math.expm1(-self.decay_rate * steps)
+        return min(self.left * share, room)
+
+    def decay_time(self, floor: float) -> float:
+        """Returns the time until nine tenths of what is left are gained."""
+        share = min(0.9, 0.9 * max(self.last - floor, 0.0) / self.left)
+        if self.is_power:
+            log_time = -math.log1p(-share) / self.exponent
+            return self.age * math.expm1(log_time) if log_time < 300 else math.inf
+        return -math.log1p(-share) / self.decay_rate
 
 
-def _remaining_fall(early: float, late: float, spread: float, age: float) -> tuple[float, float]:
-    """Returns the fall still to come and the blocks until all but a tenth of it has come."""
-    late = max(late, spread, 1e-300)
-    early = max(early, late)
-    ratio = math.log(early / late) / 4
-    # Between the middles of the two halves the time since the start grows from a to b.
-    a, b = age - _N_BLOCKS + 2.0, age - 2.0
-    power = math.log(early / late) / math.log(b / a)
-    if ratio <= 1e-3:
-        return math.inf, math.inf
-    geometric = late / math.expm1(ratio)
-    if power <= 2.5:
-        # d ~ t^-power: what is left falls like t^(1-power), for ever if power <= 1.
-        if power <= 1.05:
-            return math.inf, math.inf
-        return late * b / (power - 1), b * (10 ** min(1 / (power - 1), 300.0) - 1)
-    return geometric, math.log(10) / ratio
+def _fit_window(losses: np.ndarray, share: float) -> _Window:
+    n = max(int(len(losses) * share), min(len(losses), _FEWEST // 2))
+    n_blocks = min(_N_BLOCKS, n)
+    size = n // n_blocks
+    n = n_blocks * size
+    blocks = losses[-n:].reshape(n_blocks, size).mean(1)
+    # Positions of the blocks' middles, from the last loss backwards, in windows and in curves.
+    place = (np.arange(n_blocks) + 0.5) / n_blocks - 1.0
+    age = round(len(losses) / n, 3)
+    centred = blocks - blocks.mean()
+    power = float(centred @ centred)
+    line = place - place.mean()
+    slope, straight = _regress(line[None], centred)
+    # Only falls: an escape is -b e^{rt}, a decay +b e^{-rt} or +b t^{-q}, b > 0.
+    rate, fallen, grown = _profile(_exponential, _RATES, -1.0, place, age, centred)
+    decay, decay_left, decayed = _profile(_exponential, -_RATES, 1.0, place, age, centred)
+    exponent, power_left, algebraic = _profile(_power, _EXPONENTS, 1.0, place, age, centred)
+    no_escape = min(decayed, algebraic, float(straight[0]))
+    best = min(no_escape, grown)
+    kinks = np.diff(blocks, n=2)
+    scatter = float(kinks @ kinks) / (6 * len(kinks))
+    rest = best / max(n_blocks - 4, 1)
+    # Rounding of the losses themselves; the scatter of neighbours; what no shape explains.
+    noise = max((1e-15 * float(np.abs(blocks).max())) ** 2, scatter, rest)
+    is_power = algebraic < decayed
+    is_falling = (power - best) / noise > _SIGNIFICANT and float(slope[0]) < 0
+    return _Window(
+        last=max(float(blocks[-4:].mean()), 0.0),
+        fall=-float(slope[0]),
+        fall_stderr=math.sqrt(noise / float(line @ line)),
+        is_falling=is_falling,
+        is_explained=rest < 2 * scatter or best < 1e-3 * power,
+        escape_evidence=(no_escape - grown) / noise if math.isfinite(grown) else -1.0,
+        rate=rate / n,
+        fallen=fallen,
+        is_power=is_power,
+        decay_rate=0.0 if is_power else -decay / n,
+        exponent=exponent if is_power else 0.0,
+        left=power_left if is_power else decay_left,
+        age=float(len(losses)),
+    )
+
+
+def _profile(
+    shape: Any, grid: np.ndarray, sign: float, place: np.ndarray, age: float, centred: np.ndarray
+) -> tuple[float, float, float]:
+    """Returns rate, size and residual sum of squares of the best shape that falls."""
+    slopes, costs = _regress(_shapes(shape, grid.tobytes(), len(place), age), centred)
+    costs = np.where(sign * slopes > 0, costs, np.inf)
+    i = int(np.argmin(costs))
+    if not np.isfinite(costs[i]):
+        return float(grid[i]), 0.0, math.inf
+    # Between the neighbours on the grid.
+    fine = np.geomspace(grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)], 21)
+    values = shape(fine, place, age)
+    slopes, costs = _regress(values - values.mean(1, keepdims=True), centred)
+    costs = np.where(sign * slopes > 0, costs, np.inf)
+    i = int(np.argmin(costs))
+    return float(fine[i]), abs(float(slopes[i])), float(costs[i])
+
+
+def _exponential(rates: np.ndarray, place: np.ndarray, age: float) -> np.ndarray:
+    return np.exp(rates[:, None] * place)
+
+
+def _power(exponents: np.ndarray, place: np.ndarray, age: float) -> np.ndarray:
+    return (1 + place / age) ** -exponents[:, None]
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(shape: Any, grid: bytes, n_blocks: int, age: float) -> np.ndarray:
+    place = (np.arange(n_blocks) + 0.5) / n_blocks - 1.0
+    values = shape(np.frombuffer(grid), place, age)
+    return values - values.mean(1, keepdims=True)
+
+
+def _regress(shapes: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns slope and residual sum of squares of a curve on each shape."""
+    sizes = np.einsum("sb,sb->s", shapes, shapes)
+    slopes = shapes @ centred / sizes
+    # As a sum over the residuals: the difference of sums would lose the small ones.
+    rest = centred - slopes[:, None] * shapes
+    return slopes, np.einsum("sb,sb->s", rest, rest)
