@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recollect.stability._criterion import Criterion, measure_criterion
+from recollect.stability._criterion import Criterion, measure_criterion, measure_gradient_scale
 from recollect.stability._perturbation import StabilityCurve, measure_perturbation_error
 from recollect.stability._radius import StableRadius, estimate_stable_radius
 from recollect.stability._theory import (
@@ -25,6 +25,7 @@ __all__ = [
     "estimate_stable_radius",
     "measure_criterion",
     "measure_eigenvalue_bound",
+    "measure_gradient_scale",
     "measure_perturbation_error",
     "predict_criterion",
     "predict_direct_error",

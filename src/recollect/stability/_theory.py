@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 
 from recollect._core._check import invalid, require_choice, require_nonnegative, wrong_type
-from recollect._core._functional import AbstractReparam
+from recollect._core._functional import AbstractRecurrent, AbstractReparam
 from recollect._core._references import references
 from recollect.memory import MemoryLaw, predict_exponential_order
 from recollect.models import (
+    GRU,
     DiagonalRNN,
     Direct,
     DiscreteDirect,
     DiscreteInverseSquare,
     Exponential,
     InverseSquare,
+    LinearRNN,
     Relu,
+    ResidualRNN,
     Softplus,
 )
 
@@ -254,40 +257,94 @@ def bound_stable_radius(law: MemoryLaw) -> float:
 
 @references("wang2024inverse")
 def measure_eigenvalue_bound(model: Any) -> float:
-    """Returns `-max Re λ` of the linearisation at rest: the mechanism behind Theorem 3.9.
+    """Returns `-max Re λ` of the linearised dynamics at rest: the mechanism behind Theorem 3.9.
 
-    A network that is β₀-stable has `max Re λ(W) ≤ -β₀`. For a GRU at h = 0 with zero state bias it is
-    the matrix `Diag(σ(b_z))(U_h Diag(σ(b_r)) - I)` of Appendix J, found here for any recurrent model
-    as the Jacobian of its step, in 1/step for discrete ones.
+    A network that is β₀-stable has `max Re λ ≤ -β₀`, for the matrix of its continuous right-hand side
+    at rest under zero input. Linear: A. Residual `dh/dt = σ(Wh + Ux + b)`: W (σ vanishes only at 0,
+    with slope one, so the rest is where its argument is zero). GRU, read as
+    `dh/dt = (1-z)(n - h)`: at h = 0 without bias in the candidate, the matrix of Appendix J,
+    `Diag(σ(b_z))(U_h Diag(σ(b_r)) - I)` with the paper's z in place of 1-z; else at the rest that the
+    network settles at. Other networks have no continuous form: the rate `-log max|λ|` of one step.
 
     Args:
-        model: a recurrent model that rests at its initial state under zero input.
+        model: a recurrent model that rests under zero input.
 
     Returns:
-        The rate of the slowest mode: positive if the rest is stable.
+        The rate of the slowest mode, in 1/time; per step for GRU and other networks of steps. Positive
+        if the rest is stable. For linear and residual networks no radius beyond it is stable:
+        `W + βI` lies in the ball.
+
+    Raises:
+        ValueError: if the activation is not one of the theorem's, or the network does not come to rest.
+        TypeError: if it is not recurrent.
+
+    Source: Wang, Li, Li 2024, Theorem 3.9 and Appendix J.
     """
+    if not isinstance(model, AbstractRecurrent):
+        raise wrong_type("model", "a recurrent model", type(model).__name__)
+    if isinstance(model, DiagonalRNN):
+        return float(np.min(np.real(np.asarray(model.rates))))
+    if isinstance(model, LinearRNN):
+        eigenvalues = np.linalg.eigvals(np.asarray(model.A, float))
+        if model.dt is None:
+            return float(-eigenvalues.real.max())
+        return _rate_per_step(eigenvalues) / model.dt
+    if isinstance(model, ResidualRNN):
+        if model.activation not in ("linear", "tanh", "hardtanh"):
+            raise invalid(
+                "model",
+                "an activation of slope one at zero: linear, tanh or hardtanh",
+                model.activation,
+                "Theorem 3.9 does not speak of it",
+            )
+        return float(-np.linalg.eigvals(np.asarray(model.W, float)).real.max())
+    matrix = _matrix_at_rest(model)
+    if isinstance(model, GRU):
+        return float(-np.linalg.eigvals(matrix - np.eye(len(matrix))).real.max())
+    return _rate_per_step(np.linalg.eigvals(matrix))
+
+
+def _rate_per_step(multipliers: np.ndarray) -> float:
+    return float(-math.log(max(float(np.abs(multipliers).max()), np.finfo(float).tiny)))
+
+
+def _matrix_at_rest(model: Any) -> np.ndarray:
+    """Returns the Jacobian of one step where the state no longer changes under zero input."""
     import jax
+    import jax.flatten_util
     import jax.numpy as jnp
 
     from recollect._core._precision import in_float64
 
-    if isinstance(model, DiagonalRNN):
-        return float(np.min(np.real(np.asarray(model.rates))))
+    def advance(x, restore):
+        state = model.step(restore(x), jnp.zeros(model.n_inputs), dt=1.0)
+        return jax.flatten_util.ravel_pytree(state)[0]
 
     @in_float64
-    def jacobian(state):
-        flat, restore = jax.flatten_util.ravel_pytree(state)
-        zero = jnp.zeros(model.n_inputs)
+    def settle():
+        state, restore = jax.flatten_util.ravel_pytree(
+            jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.initial_state())
+        )
 
-        def advance(x):
-            return jax.flatten_util.ravel_pytree(model.step(restore(x), zero, dt=1.0))[0]
+        @jax.jit
+        def run(x):
+            x = jax.lax.fori_loop(0, 500, lambda _, x: advance(x, restore), x)
+            # Newton on `advance(x) = x`: a slow mode is not waited for.
+            for _ in range(8):
+                slope = jax.jacobian(lambda x: advance(x, restore))(x) - jnp.eye(len(x))
+                x = x - jnp.linalg.lstsq(slope, advance(x, restore) - x)[0]
+            return x, jax.jacobian(lambda x: advance(x, restore))(x), advance(x, restore) - x
 
-        return jax.jacobian(advance)(flat)
+        at_start = advance(state, restore) - state
+        moves = jnp.abs(at_start).max() > 0
+        if not moves:
+            return state, jax.jacobian(lambda x: advance(x, restore))(state), at_start
+        return run(state)
 
-    import jax.flatten_util
-
-    multipliers = np.abs(np.linalg.eigvals(jacobian(model.initial_state())))
-    return float(-np.log(max(multipliers.max(), np.finfo(float).tiny)))
+    state, matrix, gap = settle()
+    if not np.isfinite(matrix).all() or np.abs(gap).max() > 1e-9 * (1 + np.abs(state).max()):
+        raise invalid("model", "a network that comes to rest under zero input", "another")
+    return np.asarray(matrix)
 
 
 def real_weights(model: DiagonalRNN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
