@@ -175,6 +175,33 @@ def test_a_wiener_system_is_simulated_to_its_noise(wiener):
     np.testing.assert_array_equal(found.initial_state, found.model.start)
 
 
+def coupled_system(n_time, seed):
+    """Two stores fed by two inputs, read out through a saturation and a signed square."""
+    rng = np.random.default_rng(seed)
+    x, states, state = rng.standard_normal((n_time, 2)), [], np.zeros(2)
+    for drive in x @ np.array([[0.4, 0.2], [0.1, 0.6]]):
+        state = np.array([0.9, 0.7]) * state + drive
+        states.append(state)
+    h = np.array(states)
+    return x, np.stack(
+        [np.tanh(1.2 * h[:, 0]) + 0.3 * h[:, 1], h[:, 1] + 0.4 * h[:, 0] * np.abs(h[:, 0])], axis=1
+    )
+
+
+@pytest.mark.slow
+def test_two_inputs_and_two_outputs_are_simulated_on_new_data():
+    x, clean = coupled_system(1200, 0)
+    y = clean + 0.01 * np.random.default_rng(3).standard_normal(clean.shape)
+    options = QUICK | {"n_steps": 60, "n_restarts": 4}
+    found = training.train_system(x, y, dt=1.0, key=KEY, structures=("static",), **options)
+    assert found.structure == "static"
+    assert (found.validation_error < 0.5 * found.linear_error).all()
+    fresh, truth = coupled_system(2000, 1)
+    simulated = np.asarray(found.model(fresh, dt=1.0))
+    error = np.sqrt(np.mean((simulated - truth)[100:] ** 2, axis=0))
+    assert (error < 0.5 * found.linear_error).all()
+
+
 def test_a_linear_system_stays_linear():
     x = smooth_input(400, 7)
     y = np.asarray(linear_system()(x, dt=1.0))
