@@ -62,8 +62,11 @@ from recollect.training._theory import (
     predict_linear_escape,
 )
 from recollect.training._train import TrainedModel, TrainingProgress, train_model
+from recollect.training._warm_start import WarmStart, warm_start
 
 __all__ = [
+    "WarmStart",
+    "warm_start",
     "DistilledLayer",
     "distil",
     "PlateauVerdict",

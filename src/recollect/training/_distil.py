@@ -31,6 +31,7 @@ from recollect.models import (
     Stack,
     StateSpaceLayer,
     rediscretise,
+    reparameterise,
     to_dense,
     to_diagonal,
 )
@@ -280,6 +281,9 @@ def _blocks_of(network: DiagonalRNN) -> list[_Block]:
 def _distil_recurrence(layer: Any, wish: _Wish, dt: float | None, began: float) -> DistilledLayer:
     network = layer.recurrence if isinstance(layer, StateSpaceLayer) else layer
     network = jax.tree.map(lambda leaf: np.asarray(leaf, _wide(leaf)), network)
+    readin = network.readin if isinstance(network, DiagonalRNN) else "plain"
+    if readin != "plain":
+        network = reparameterise(network, readin="plain")
     if network.dt is None and dt is None and not isinstance(network.discretisation, ZeroOrderHold):
         raise invalid("dt", "the step, for a network stepped by Euler's rule", None)
     if dt is not None:
@@ -297,7 +301,8 @@ def _distil_recurrence(layer: Any, wish: _Wish, dt: float | None, began: float) 
     found, warnings = _joined(
         fits, blocks, diagonal.n_inputs, diagonal.n_outputs, diagonal.dt, reparam
     )
-    own = found if isinstance(network, DiagonalRNN) else to_dense(found)
+    own = reparameterise(found, readin=readin) if readin != "plain" else found
+    own = own if isinstance(network, DiagonalRNN) else to_dense(own)
     model = own
     if isinstance(layer, StateSpaceLayer):
         model = StateSpaceLayer(
