@@ -338,9 +338,9 @@ class _Case:
             outcome = self.descend(residual, bent, nu_squared)
             if outcome is None:
                 break
-            if self.finish(min(outcome[2:4]), bent) >= known:
-                return judge(math.inf, self.initial, *[math.inf] * 3, self.eta, self.radii)
-            needed, apart = outcome[0], outcome[-1]
+            if self.finish(min(outcome[2:4]), bent, outcome[-1]) >= known:
+                return self.nothing()
+            needed, apart = outcome[0], outcome[5]
             if needed <= travelled * _SLACK and apart <= strayed * _SLACK:
                 best = ball, bent, outcome
                 break
@@ -354,11 +354,11 @@ class _Case:
             outcome = None if bent is None else self.descend(residual, bent, nu_squared)
             best = None if outcome is None else (ball, bent, outcome)
         if best is None:
-            return judge(math.inf, self.initial, *[math.inf] * 3, self.eta, self.radii)
+            return self.nothing()
         ball, bent, outcome = best
         assert bent is not None
-        (_, eta, x, paper, floor, _) = outcome
-        bound, paper, floor = (self.finish(value, bent) for value in (x, paper, floor))
+        (_, eta, x, paper, floor, _, largest) = outcome
+        bound, paper, floor = (self.finish(value, bent, largest) for value in (x, paper, floor))
         bound = min(bound, paper)
         floor = min(floor, bound)
         radii = (
@@ -369,8 +369,9 @@ class _Case:
 
     def descend(
         self, residual: np.ndarray, bent: _Bent, nu_squared: float
-    ) -> tuple[float, float, float, float, float, float] | None:
-        """Returns ηΣ√R, η, the bound on the mean risk, C's, the floor, and how far √R strayed."""
+    ) -> tuple[float, float, float, float, float, float, float] | None:
+        """Returns ηΣ√R, η, the bound on the mean risk, C's, the floor, how far √R strayed, and the
+        largest risk that a step can see."""
         per_sample = np.sum((abs(residual) + bent.error) ** 2, axis=1)
         if self.method == "sgd":
             # A drawn sequence's own error counts: the largest over sequences.
@@ -387,6 +388,11 @@ class _Case:
         ball_risk = np.sum((abs(self.targets) + bent.output) ** 2, axis=1)
         largest = float(ball_risk.max() if self.method == "sgd" else ball_risk.mean())
         paper = solve_descent_bounded(error, price, 4 * eta * squared * largest)
+        if self.method == "sgd" and eta * squared < 1:
+            # The way to the comparator never exceeds this, and the outputs follow from it.
+            far = nu_squared + eta * self.n_steps * error**2 / (1 - eta * squared)
+            off = float(np.sum((abs(residual) + bent.averaged) ** 2, axis=1).max())
+            largest = min(largest, (math.sqrt(self.sample_largest * far) + math.sqrt(off)) ** 2)
         floor = solve_descent(error, 0.0, min(eta * squared, 0.5))
         travelled = eta * self.n_steps * math.sqrt(min(x, paper))
         followed, strayed = self.follow(bent), math.inf
@@ -394,7 +400,7 @@ class _Case:
             strayed = followed[0] - eta * float(self.linear.sum())
             travelled = min(travelled, followed[0])
             x = min(x, followed[1] if self.method == "average" else followed[2])
-        return travelled, eta, x, paper, min(floor, x), strayed
+        return travelled, eta, x, paper, min(floor, x), strayed, largest
 
     def follow(self, bent: _Bent) -> tuple[float, float, float] | None:
         """Returns ηΣ√R, the mean and the least risk as the linearised network has them, plus what can add up.
@@ -413,17 +419,21 @@ class _Case:
         risks = (self.linear + added) ** 2
         return travelled, float(risks.mean()), float(risks.min())
 
+    def nothing(self) -> RiskBound:
+        """Returns the bound of an argument that does not close."""
+        inf = math.inf
+        return judge(inf, self.initial, inf, inf, inf, self.eta, self.radii)
+
     def is_lost(self, bent: _Bent) -> bool:
         """Says whether the kernel may change too much for the linearised network to be followed."""
         return not 2 * self.eta * bent.kernel / self.n_samples * self.n_steps <= 50
 
-    def finish(self, x: float, bent: _Bent) -> float:
+    def finish(self, x: float, bent: _Bent, largest: float) -> float:
         """Returns the bound on what the method returns from that on the mean risk of its steps."""
         if self.method == "average":
             extra = math.sqrt(float(np.sum(bent.averaged**2)) / self.n_samples)
             return (math.sqrt(x) + extra) ** 2
         if self.method == "sgd":
-            largest = float(np.sum((abs(self.targets) + bent.output) ** 2, axis=1).max())
             return bound_draws(x, largest, self.n_steps, self.delta)
         return x
 

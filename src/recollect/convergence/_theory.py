@@ -475,9 +475,14 @@ def _projected(
     def outcome(x: float) -> float:
         if choose == "average":
             return (math.sqrt(x) + averaged) ** 2
-        return bound_draws(x, largest, n_steps, delta / 2) if choose == "sgd" else x
+        return bound_draws(x, seen, n_steps, delta / 2) if choose == "sgd" else x
 
     price = nu_all**2 / (eta * n_steps)
+    seen = largest
+    if eta * squared < 1:
+        # No step is farther from the comparator than this.
+        far = nu_all**2 + eta * n_steps * error**2 / (1 - eta * squared)
+        seen = min(largest, (np.linalg.norm(start.gradient) * math.sqrt(far) + error) ** 2)
     paper = outcome(solve_descent_bounded(error, price, 4 * eta * squared * largest))
     bound = min(outcome(solve_descent(error, price, eta * squared)), paper)
     floor = outcome(solve_descent(error, 0.0, min(eta * squared, 0.5)))

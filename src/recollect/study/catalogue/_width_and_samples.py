@@ -130,11 +130,20 @@ def build_study(*, quick: bool) -> Study:
 
 def draw(figure: Any, results: Any) -> None:
     """Fills a figure: least width against samples, guaranteed and measured."""
-    panel = figure.subplots(1, 1)
-    panel.loglog(results.n_samples, _mean(results, "width"), "o-", label="a run needs")
-    panel.loglog(results.n_samples, _mean(results, "guaranteed"), "s-", label="guaranteed")
-    panel.set(xlabel="samples", ylabel=f"width for {_SHARE:.0%} of the risk of zero")
-    panel.legend(frameon=False)
+    left, right = figure.subplots(1, 2)
+    n, width = results.n_samples.values, _mean(results, "width")
+    left.loglog(n, width, "o-", label="a run needs")
+    left.loglog(n, _mean(results, "guaranteed"), "s-", label="guaranteed")
+    left.set(xlabel="samples", ylabel=f"width for {_SHARE:.0%} of the risk of zero")
+    right.plot(n, width, "o", label="a run needs")
+    right.plot(n, _fitted(results, power=False), "-", label="a + b ln n")
+    right.plot(n, _fitted(results, power=True), ":", label="c nᵖ")
+    right.set_xscale("log")
+    right.set(xlabel="samples", ylabel="width that a run needs", ylim=(0, None))
+    for panel in (left, right):
+        panel.set_xticks(n, [str(count) for count in n])
+        panel.set_xticks([], minor=True)
+        panel.legend(frameon=False, fontsize="small")
 
 
 def _mean(results: Any, name: str) -> np.ndarray:
@@ -143,13 +152,17 @@ def _mean(results: Any, name: str) -> np.ndarray:
 
 
 def _misfit(results: Any, *, power: bool) -> float:
+    return float(
+        np.sum((np.log(_mean(results, "width")) - np.log(_fitted(results, power=power))) ** 2)
+    )
+
+
+def _fitted(results: Any, *, power: bool) -> np.ndarray:
     n = np.log(results.n_samples.values)
     width = _mean(results, "width")
     columns = np.stack([np.ones_like(n), n], axis=1)
     if power:
-        fitted = columns @ np.linalg.lstsq(columns, np.log(width))[0]
-    else:
-        # Relative errors, as in the logarithm of the width.
-        line = columns @ np.linalg.lstsq(columns / width[:, None], np.ones_like(n))[0]
-        fitted = np.log(np.maximum(line, 1.0))
-    return float(np.sum((np.log(width) - fitted) ** 2))
+        return np.exp(columns @ np.linalg.lstsq(columns, np.log(width))[0])
+    # Relative errors, as in the logarithm of the width.
+    line = columns @ np.linalg.lstsq(columns / width[:, None], np.ones_like(n))[0]
+    return np.maximum(line, 1.0)
