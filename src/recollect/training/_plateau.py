@@ -24,6 +24,9 @@ _WINDOWS = (1 / 2, 1 / 4, 1 / 8)
 # Twice the gain in log-likelihood: 4 standard errors.
 _SIGNIFICANT = 16.0
 _RATES = np.geomspace(0.1, 40.0, 40)
+# No escape is one of these shapes to better than this share of what it has fallen.
+_UNLIKENESS = 0.02
+_BLOW_UPS = np.geomspace(0.02, 30.0, 40)
 _EXPONENTS = np.geomspace(0.05, 8.0, 30)
 
 
@@ -37,13 +40,14 @@ class PlateauVerdict:
             escape is under way), `"slow_decay"` (its fall slows down, with something left to
             gain), `"floor"` (nothing worth waiting for is left), `"flat"` (it does not fall
             beyond its own noise) or `"early"` (too few losses, for their noise, to say).
-        remaining_steps: until the plateau is left, or until nine tenths of what a slow decay has
+        remaining_steps: until the plateau is left (geometric mean over the plausible escapes), or until nine tenths of what a slow decay has
             left to gain are gained; 0 with `"progress"` and `"floor"`, infinite or NaN where no
             end is in sight.
         gain: share of the present loss that extrapolation promises within the steps one is
             willing to wait.
-        rate: of the fall with `"plateau"` (it grows like `e^{rate·step}`); of what is left, if
-            that dies out like `e^{-rate·step}`; else 0.
+        remaining_range: with `"plateau"`, the 5 % and 95 % quantiles of the remaining steps.
+        rate: of the fall with `"plateau"` (it grows like `e^{rate·step}`), 0 if it blows up; of
+            what is left, if that dies out like `e^{-rate·step}`; else 0.
         fallen: with `"plateau"`, how far the loss has departed from it.
         status: `undecided` with `"flat"` and `"early"`: a long plateau and a floor look alike.
     """
@@ -52,6 +56,7 @@ class PlateauVerdict:
     kind: str
     remaining_steps: float
     gain: float
+    remaining_range: tuple[float, float] = (math.nan, math.nan)
     rate: float = 0.0
     fallen: float = 0.0
     status: Status = Status()
@@ -77,10 +82,12 @@ def judge_plateau(
     """Returns whether to wait or to stop, from a loss curve alone.
 
     Wait if the loss, extrapolated, falls by `rtol` within `n_remaining` steps. Near a saddle it
-    leaves as `L - c e^{rt}`, towards a minimum it settles as `a + b e^{-rt}` or `a + b t^{-q}`:
-    these are fitted, with their rates profiled, to the later half of the curve (the escape also
-    to its last quarter and eighth) and compared by their likelihoods under the curve's own noise.
-    A fall by `drop` over the later half is progress, whatever its shape.
+    leaves as `L - c e^{rt}`; from the plateau of a long memory as `L - c / (t* - t)`, because the
+    gradient grows with the memory that is learned, `dw/dt ~ -e^{-w/ω}`; towards a minimum it
+    settles as `a + b e^{-rt}` or `a + b t^{-q}`. These are fitted, with their rates profiled, to
+    the later half of the curve (escapes also to its last quarter and eighth) and compared by
+    their likelihoods under the curve's own noise. A fall by `drop` over the later half is
+    progress, unless what it leads to is within `rtol`.
 
     Args:
         losses: one per step or regularly thinned, shape (point,).
@@ -119,14 +126,12 @@ def judge_plateau(
     escapes = [half, *(_fit_window(losses, share) for share in _WINDOWS[1:])]
     escape = max(escapes, key=lambda fit: fit.escape_evidence)
     if escape.escape_evidence > _SIGNIFICANT:
-        remaining = math.log1p(drop * last / escape.fallen) / escape.rate
-        with np.errstate(over="ignore"):
-            growth = float(np.expm1(escape.rate * n_remaining / scale))
-        coming = min(escape.fallen * growth / last, 1.0)
-        found = remaining * scale, coming, escape.rate / scale, escape.fallen
+        low, remaining, high = (scale * t for t in escape.escape_time(drop * last))
+        coming = min(escape.escape_gain(n_remaining / scale) / last, 1.0)
+        found = (remaining, coming, (low, high), escape.rate / scale, escape.fallen)
         if coming >= rtol:
             return PlateauVerdict("wait", "plateau", *found)
-        message = f"leaving the plateau takes about {remaining * scale:.3g} more steps"
+        message = f"leaving the plateau takes about {remaining:.3g} more steps"
         return PlateauVerdict("stop", "plateau", *found, Status("not_converged", message))
     if not half.is_falling:
         hidden = 4 * half.fall_stderr / last
@@ -137,12 +142,12 @@ def judge_plateau(
         return PlateauVerdict("stop", "flat", math.inf, 0.0, status=flat)
     rate = half.decay_rate / scale
     if whole < rtol:
-        return PlateauVerdict("stop", "floor", 0.0, gain, rate)
+        return PlateauVerdict("stop", "floor", 0.0, gain, rate=rate)
     remaining = half.decay_time(floor) * scale
     if gain >= rtol:
-        return PlateauVerdict("wait", "slow_decay", remaining, gain, rate)
+        return PlateauVerdict("wait", "slow_decay", remaining, gain, rate=rate)
     slow = Status("not_converged", "the loss falls too slowly to wait")
-    return PlateauVerdict("stop", "slow_decay", remaining, gain, rate, status=slow)
+    return PlateauVerdict("stop", "slow_decay", remaining, gain, rate=rate, status=slow)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,13 +160,55 @@ class _Window:
     is_falling: bool
     is_explained: bool
     escape_evidence: float
-    rate: float
-    fallen: float
+    escapes: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     is_power: bool
     decay_rate: float
     exponent: float
     left: float
     age: float
+
+    @property
+    def rate(self) -> float:
+        """Growth rate of the likeliest escape, 0 if it blows up."""
+        rates, _, _, weights, _ = self.escapes
+        return float(rates[np.argmax(weights)])
+
+    @property
+    def fallen(self) -> float:
+        """Departure from the plateau so far, of the likeliest escape."""
+        _, _, fallen, weights, _ = self.escapes
+        return float(fallen[np.argmax(weights)])
+
+    def escape_gain(self, steps: float) -> float:
+        """Returns the median fall to come within `steps`, if the escape goes on."""
+        rates, blow_ups, fallen, weights, _ = self.escapes
+        with np.errstate(all="ignore"):
+            left = blow_ups - steps
+            blown = np.where(left > 0, fallen * steps / np.where(left > 0, left, 1.0), np.inf)
+            grown = fallen * np.expm1(np.minimum(rates * steps, 700.0))
+        falls = np.where(np.isfinite(blow_ups), blown, grown)
+        return _quantile(falls, weights, 0.5)
+
+    def escape_time(self, fall: float) -> tuple[float, float, float]:
+        """Returns 5 % quantile, geometric mean and 95 % quantile of the time of falling by `fall`."""
+        *_, weights, broad = self.escapes
+        times = self._escape_times(fall)
+        with np.errstate(all="ignore"):
+            logs = np.where(weights > 0, np.log(times), 0.0)
+        middle = math.exp(float(logs @ weights) / float(weights.sum()))
+        # An escape that ends at twice the fall has slowed down there to half its pace.
+        low, high = (
+            _quantile(times, broad, 0.05),
+            _quantile(self._escape_times(2 * fall), broad, 0.95),
+        )
+        return min(low, middle), middle, max(high, middle)
+
+    def _escape_times(self, fall: float) -> np.ndarray:
+        rates, blow_ups, fallen, *_ = self.escapes
+        with np.errstate(all="ignore"):
+            blown = blow_ups * fall / (fall + fallen)
+            grown = np.log1p(fall / fallen) / rates
+        return np.where(np.isfinite(blow_ups), blown, grown)
 
     def decay_gain(self, steps: float, floor: float) -> float:
         """Returns the fall to come within `steps`, if the decay goes on."""
@@ -195,9 +242,11 @@ def _fit_window(losses: np.ndarray, share: float) -> _Window:
     line = place - place.mean()
     slope, straight = _regress(line[None], centred)
     # Only falls: an escape is -b e^{rt}, a decay +b e^{-rt} or +b t^{-q}, b > 0.
-    rate, fallen, grown = _profile(_exponential, _RATES, -1.0, place, age, centred)
-    decay, decay_left, decayed = _profile(_exponential, -_RATES, 1.0, place, age, centred)
-    exponent, power_left, algebraic = _profile(_power, _EXPONENTS, 1.0, place, age, centred)
+    growths = _profile(_exponential, _RATES, -1.0, place, age, centred)
+    blow_ups = _profile(_hyperbolic, _BLOW_UPS, -1.0, place, age, centred)
+    decay, decay_left, decayed = _best(_profile(_exponential, -_RATES, 1.0, place, age, centred))
+    exponent, power_left, algebraic = _best(_profile(_power, _EXPONENTS, 1.0, place, age, centred))
+    grown = min(_best(growths)[2], _best(blow_ups)[2])
     no_escape = min(decayed, algebraic, float(straight[0]))
     best = min(no_escape, grown)
     kinks = np.diff(blocks, n=2)
@@ -214,8 +263,7 @@ def _fit_window(losses: np.ndarray, share: float) -> _Window:
         is_falling=is_falling,
         is_explained=rest < 2 * scatter or best < 1e-3 * power,
         escape_evidence=(no_escape - grown) / noise if math.isfinite(grown) else -1.0,
-        rate=rate / n,
-        fallen=fallen,
+        escapes=_weigh(growths, blow_ups, noise, _UNLIKENESS * float(np.ptp(blocks)), n),
         is_power=is_power,
         decay_rate=0.0 if is_power else -decay / n,
         exponent=exponent if is_power else 0.0,
@@ -226,24 +274,61 @@ def _fit_window(losses: np.ndarray, share: float) -> _Window:
 
 def _profile(
     shape: Any, grid: np.ndarray, sign: float, place: np.ndarray, age: float, centred: np.ndarray
-) -> tuple[float, float, float]:
-    """Returns rate, size and residual sum of squares of the best shape that falls."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns rates, sizes and residual sums of squares (infinite for what rises) of a shape."""
     slopes, costs = _regress(_shapes(shape, grid.tobytes(), len(place), age), centred)
     costs = np.where(sign * slopes > 0, costs, np.inf)
     i = int(np.argmin(costs))
-    if not np.isfinite(costs[i]):
-        return float(grid[i]), 0.0, math.inf
     # Between the neighbours on the grid.
     fine = np.geomspace(grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)], 21)
     values = shape(fine, place, age)
-    slopes, costs = _regress(values - values.mean(1, keepdims=True), centred)
-    costs = np.where(sign * slopes > 0, costs, np.inf)
+    more, fine_costs = _regress(values - values.mean(1, keepdims=True), centred)
+    fine_costs = np.where(sign * more > 0, fine_costs, np.inf)
+    return (
+        np.concatenate([grid, fine]),
+        np.abs(np.concatenate([slopes, more])),
+        np.concatenate([costs, fine_costs]),
+    )
+
+
+def _best(profile: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[float, float, float]:
+    values, sizes, costs = profile
     i = int(np.argmin(costs))
-    return float(fine[i]), abs(float(slopes[i])), float(costs[i])
+    return float(values[i]), float(sizes[i]), float(costs[i])
+
+
+def _weigh(
+    growths: Any, blow_ups: Any, noise: float, unlikeness: float, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns rates, times of blow-up, falls so far and two likelihoods of all escapes.
+
+    The second likelihood grants that no escape has exactly one of the shapes.
+    """
+    costs = np.concatenate([growths[2], blow_ups[2]])
+    lowest = float(costs.min())
+    gap = (costs - lowest if math.isfinite(lowest) else costs) / 2
+    return (
+        np.concatenate([growths[0] / n, np.zeros(len(blow_ups[0]))]),
+        np.concatenate([np.full(len(growths[0]), np.inf), blow_ups[0] * n]),
+        np.concatenate([growths[1], blow_ups[1]]),
+        np.exp(-gap / max(noise, 1e-300)),
+        np.exp(-gap / max(noise + unlikeness**2, 1e-300)),
+    )
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    order = np.argsort(values)
+    mass = np.cumsum(weights[order])
+    at = int(np.searchsorted(mass, share * mass[-1]))
+    return float(values[order][min(at, len(values) - 1)])
 
 
 def _exponential(rates: np.ndarray, place: np.ndarray, age: float) -> np.ndarray:
     return np.exp(rates[:, None] * place)
+
+
+def _hyperbolic(times: np.ndarray, place: np.ndarray, age: float) -> np.ndarray:
+    return 1 / (1 - place / times[:, None])
 
 
 def _power(exponents: np.ndarray, place: np.ndarray, age: float) -> np.ndarray:

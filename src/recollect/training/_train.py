@@ -216,7 +216,9 @@ def train_model(
         status, plateau = Status(), judge_plateau([])
         while True:
             if run.step:
-                plateau = _judge(run.losses, n_steps - run.step)
+                is_judged = _is_due(run.step, steps_per_call)
+                if is_judged or run.step in (resumed_at, n_steps):
+                    plateau = _judge(run.losses, n_steps - run.step)
                 elapsed = time.monotonic() - began
                 if line is not None:
                     line.show(run, plateau, elapsed)
@@ -236,7 +238,7 @@ def train_model(
                         break
                 if run.losses[-1] <= target_error:
                     break
-                if not is_patient and plateau.verdict == "stop":
+                if not is_patient and is_judged and plateau.verdict == "stop":
                     status = Status("not_converged", f"stopped at step {run.step}: {plateau.kind}")
                     break
             if run.step >= n_steps:
@@ -564,6 +566,13 @@ class _Store:
         write_checkpoint(self._directory, run.step, run.tensors(), self._fingerprint)
         self._saved_at, self._ended = run.step, time.monotonic()
         self._cost = self._ended - began
+
+
+def _is_due(step: int, steps_per_call: int) -> bool:
+    # By the step alone, so that a resumed run stops where an uninterrupted one does; ever more
+    # rarely, so that judging a long curve costs no more than a short one.
+    n_calls = -(-step // steps_per_call)
+    return math.floor(20 * math.log(n_calls)) != math.floor(20 * math.log(max(n_calls - 1, 0.5)))
 
 
 def _judge(losses: np.ndarray, n_remaining: int) -> PlateauVerdict:
