@@ -21,6 +21,9 @@ ENTRIES: dict[str, str] = {
     "lasting-memory": "recollect.study.catalogue._lasting_memory",
     "trained-memory": "recollect.study.catalogue._trained_memory",
     "perturbation-curves": "recollect.study.catalogue._perturbation_curves",
+    "perturbed-tanh": "recollect.study.catalogue._perturbed_tanh",
+    "perturbed-activations": "recollect.study.catalogue._perturbed_activations",
+    "reparameterised-curves": "recollect.study.catalogue._reparameterised_curves",
     "rescaled-rates": "recollect.study.catalogue._rescaled_rates",
     "stable-parameterisations": "recollect.study.catalogue._stable_parameterisations",
     "momentum": "recollect.study.catalogue._momentum",
@@ -29,4 +32,5 @@ ENTRIES: dict[str, str] = {
     "cutoff": "recollect.study.catalogue._cutoff",
     "width-and-samples": "recollect.study.catalogue._width_and_samples",
     "tangent-kernel": "recollect.study.catalogue._tangent_kernel",
+    "stall": "recollect.study.catalogue._stall",
 }
