@@ -1,6 +1,9 @@
 """An experiment on paper C: seeds x widths x steps, against a plain torch loop, and cost slopes.
 
-python -m benchmarks.convergence [--quick] [--seeds 20] [--steps 2000]
+Times are wall clock; CPU seconds stand beside them, because other work on the machine moves the
+former and not the latter.
+
+python -m benchmarks.convergence [--quick] [--seeds 20] [--steps 2000] [--ntk]
 """
 
 from __future__ import annotations
@@ -20,11 +23,23 @@ WIDTHS = (32, 64, 128, 256, 512, 1024)
 ETA = 0.05
 
 
-def _run(width: int, seed: int, n_steps: int, n: int = 32, horizon: int = 16, d: int = 4) -> float:
+class _Clock:
+    """Wall and CPU seconds since it was made."""
+
+    def __init__(self):
+        self.start = time.perf_counter(), time.process_time()
+
+    def read(self) -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()]) - self.start
+
+
+def _run(
+    width: int, seed: int, n_steps: int, n: int = 32, horizon: int = 16, d: int = 4
+) -> np.ndarray:
     network = convergence.initialise_paired(width, d, alpha=0.3, seed=seed)
     signals = convergence.draw_sequences(n, horizon, d, seed=seed)
     targets = 0.3 * np.random.default_rng(seed).standard_normal((n, horizon))
-    start = time.perf_counter()
+    clock = _Clock()
     convergence.train_paired(
         network,
         signals,
@@ -35,10 +50,10 @@ def _run(width: int, seed: int, n_steps: int, n: int = 32, horizon: int = 16, d:
         radius_u=1.0,
         record_every=max(1, n_steps // 20),
     )
-    return time.perf_counter() - start
+    return clock.read()
 
 
-def _torch(width: int, n_steps: int) -> float | None:
+def _torch(width: int, n_steps: int) -> np.ndarray | None:
     try:
         import torch
     except ModuleNotFoundError:
@@ -50,7 +65,7 @@ def _torch(width: int, n_steps: int) -> float | None:
     u = torch.tensor(network.U, dtype=torch.float32, requires_grad=True)
     c = torch.tensor(network.signs / width**0.5, dtype=torch.float32)
     w0, u0 = w.detach().clone(), u.detach().clone()
-    start = time.perf_counter()
+    clock = _Clock()
     for _ in range(n_steps):
         h, outputs = torch.zeros(32, width), []
         for t in range(16):
@@ -66,15 +81,27 @@ def _torch(width: int, n_steps: int) -> float | None:
             move = u - u0
             size = move.norm(dim=1, keepdim=True).clamp_min(1 / width**0.5)
             u.copy_(u0 + move / size / width**0.5)
-    return time.perf_counter() - start
+    return clock.read()
 
 
 def _slope(sizes: list[int], make) -> float:
     times = []
     for size in sizes:
         make(size)
-        times.append(min(make(size) for _ in range(3)))
+        times.append(min(make(size)[1] for _ in range(3)))
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def _ntk() -> None:
+    import resource
+
+    signals = convergence.draw_sequences(625, 16, 4, seed=0)
+    network = convergence.initialise_paired(1024, 4, alpha=0.5, seed=0)
+    clock = _Clock()
+    convergence.measure_ntk(network, signals)
+    wall, cpu = clock.read()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"tangent kernel, n·T = 10000, m = 1024: {wall:.1f} s ({cpu:.1f} s CPU), {peak:.1f} GiB")
 
 
 def main() -> None:
@@ -82,21 +109,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1 seed, 200 steps")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--ntk", action="store_true", help="also the largest tangent kernel")
     arguments = parser.parse_args()
     seeds, steps = (1, 200) if arguments.quick else (arguments.seeds, arguments.steps)
-    start = time.perf_counter()
+    clock = _Clock()
     spent = {m: sum(_run(m, seed, steps) for seed in range(seeds)) for m in WIDTHS}
-    total = time.perf_counter() - start
-    print(f"{seeds} seeds x {len(WIDTHS)} widths x {steps} steps: {total:.1f} s")
-    few = min(steps, 100)
+    wall, cpu = clock.read()
+    print(f"{seeds} seeds x {len(WIDTHS)} widths x {steps} steps: {wall:.1f} s ({cpu:.1f} s CPU)")
+    few = min(steps, 200)
     for m in WIDTHS:
         ours = 1e3 * spent[m] / seeds / steps
         peer = _torch(m, few)
-        other = "torch absent" if peer is None else f"torch {1e3 * peer / few:.2f} ms"
-        print(f"  m = {m:4d}: {ours:.3f} ms a step, {other}")
-    print(f"slope in m {_slope([256, 512, 1024], lambda m: _run(m, 0, 100)):.2f}")
-    print(f"slope in T {_slope([16, 32, 64], lambda t: _run(256, 0, 100, horizon=t)):.2f}")
-    print(f"slope in n {_slope([32, 64, 128], lambda n: _run(256, 0, 100, n=n)):.2f}")
+        other = "torch absent"
+        if peer is not None:
+            peer = 1e3 * peer / few
+            other = f"torch {peer[0]:.2f} ms ({peer[1]:.2f} ms CPU)"
+        print(f"  m = {m:4d}: {ours[0]:.3f} ms a step ({ours[1]:.3f} ms CPU), {other}")
+    print("order of the CPU time in")
+    print(f"  m  {_slope([256, 512, 1024], lambda m: _run(m, 0, 100)):.2f}")
+    print(f"  T  {_slope([16, 32, 64], lambda t: _run(256, 0, 100, horizon=t)):.2f}")
+    print(f"  n  {_slope([32, 64, 128], lambda n: _run(256, 0, 100, n=n)):.2f}")
+    if arguments.ntk:
+        _ntk()
     print(f"load {os.getloadavg()}", file=sys.stderr)
 
 

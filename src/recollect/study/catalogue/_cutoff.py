@@ -16,7 +16,7 @@ _STEPS = 300
 _BELOW, _ABOVE = 0.3, 1.5
 # For the bound at a fixed budget; and inputs too small to saturate a unit within 64 steps.
 _FIXED_WIDTH, _FIXED_STEPS = 2**24, 10**4
-_FAINT = 1e-16
+_FAINT = 1e-24
 
 
 def lengthen(alpha: float, horizon: int, seed: int, width: int) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def build_study(*, quick: bool) -> Study:
                 tolerance=0.3,
                 reason="an exponential has one rate; few seeds leave 0.3",
                 refuted="the exponential is that of the worst unit: under inputs of norm 1 a tanh "
-                "unit saturates, its slope falls below 1/α, and the growth with the length stops",
+                "unit saturates, its slope falls below 1/α, and the growth with the length falls off",
             ),
         ),
     )

@@ -192,8 +192,10 @@ def draw(figure: Any, results: Any) -> None:
         (panels[1, 2], "looseness", "certificate / measured"),
     ):
         curves = typical(results[name], "width", "method")
-        for place, method in enumerate(METHODS):
-            panel.loglog(widths, curves.isel(method=place), "o-", markersize=3, label=method)
+        for place, (method, style) in enumerate(
+            zip(METHODS, ("o-", "^-", "v-", "x--"), strict=True)
+        ):
+            panel.loglog(widths, curves.isel(method=place), style, markersize=4, label=method)
         panel.axhline(1.0, color="gray", linewidth=0.8)
         panel.set_title(title, fontsize="small")
     for panel in panels.flat:
