@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -16,6 +15,8 @@ from recollect._core._check import invalid, require_finite, wrong_type
 # Diagonals of a state matrix: its spectral norm is the largest entry.
 _DIAGONALS = ("weights", "frequencies")
 _READ_IN = ("B", "U", "input_weights")
+# The units of the data are no weights.
+_UNITS = ("_scale", "_offset")
 _TINY = 1e-300
 
 
@@ -23,6 +24,7 @@ _TINY = 1e-300
 class Segment:
     """One weight array in the vector; a complex one takes two numbers for each."""
 
+    index: int
     start: int
     stop: int
     shape: tuple[int, ...]
@@ -30,6 +32,7 @@ class Segment:
     is_diagonal: bool
 
     def read(self, vector: Any) -> Any:
+        """Returns the array."""
         part = vector[self.start : self.stop]
         if self.is_complex:
             half = (self.stop - self.start) // 2
@@ -37,10 +40,12 @@ class Segment:
         return part.reshape(self.shape)
 
     def flatten(self, array: Any) -> Any:
+        """Returns its part of the vector."""
         array = array.ravel()
         return jnp.concatenate([array.real, array.imag]) if self.is_complex else array
 
     def norm(self, part: Any) -> Any:
+        """Returns the spectral norm."""
         if self.is_diagonal:
             return jnp.max(jnp.abs(part))
         if part.ndim == 2 and min(part.shape) > 1:
@@ -57,13 +62,25 @@ class Segment:
         return slope / jnp.maximum(jnp.linalg.norm(slope.ravel()), _TINY)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Weights:
-    """The weights that move: their values, how to put them back, and where each array lies."""
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which weights of a kind of network move, and how: what compiled code depends on."""
 
-    flat: np.ndarray
-    restore: Callable[[Any], Any]
+    tree: Any
     segments: tuple[Segment, ...]
+    plain: tuple[tuple[int, Any], ...]
+    n_leaves: int
+
+    def restore(self, vector: Any, arrays: Any) -> Any:
+        """Returns the network with these weights; `arrays` holds what does not move."""
+        leaves = [None] * self.n_leaves
+        for index, value in self.plain:
+            leaves[index] = value
+        for index, value in arrays.items():
+            leaves[int(index)] = value
+        for segment in self.segments:
+            leaves[segment.index] = segment.read(vector)
+        return jax.tree_util.tree_unflatten(self.tree, leaves)
 
     def surface(self, direction: Any, radius: Any, ball: str) -> Any:
         """Returns the shift of size β along a direction, every array of the paper's ball by β."""
@@ -85,45 +102,52 @@ class Weights:
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights that move: their values, their layout, and the arrays that stay."""
+
+    flat: np.ndarray
+    layout: Layout
+    arrays: dict[str, np.ndarray]
+
+    def restore(self, vector: np.ndarray) -> Any:
+        """Returns the network with these weights, on the host."""
+        return self.layout.restore(np.asarray(vector, np.float64), self.arrays)
+
+
 def moving_weights(model: Any, of: str) -> Weights:
-    """Returns the weights of a network that move, all of them or its rates."""
+    """Returns the weights of a network that move: all, its rates, or all but the input matrix."""
     paths, tree = jax.tree_util.tree_flatten_with_path(model)
-    leaves = [leaf for _, leaf in paths]
-    chosen: list[tuple[int, Segment]] = []
+    segments: list[Segment] = []
+    plain: list[tuple[int, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    parts: list[np.ndarray] = []
     start = 0
     for index, (path, leaf) in enumerate(paths):
+        if not eqx.is_array_like(leaf) or np.ndim(leaf) == 0:
+            plain.append((index, leaf))
+            continue
         name = getattr(path[-1], "name", "") if path else ""
-        if not eqx.is_inexact_array(leaf) or not np.size(leaf) or name.endswith(_UNITS):
+        array = np.asarray(leaf)
+        is_diagonal = name in _DIAGONALS and array.ndim == 1
+        moves = array.dtype.kind in "fc" and array.size > 0 and not name.endswith(_UNITS)
+        if of == "rates":
+            moves = moves and is_diagonal and name == "weights"
+        if of == "fixed_readin":
+            moves = moves and not (name in _READ_IN and len(path) == 1)
+        if array.dtype.kind in "fc":
+            require_finite(name or "weights", array)
+        if not moves:
+            arrays[str(index)] = array
             continue
-        is_diagonal = name in _DIAGONALS and np.ndim(leaf) == 1
-        if of == "rates" and not (is_diagonal and name == "weights"):
-            continue
-        if of == "fixed_readin" and name in _READ_IN and len(path) == 1:
-            continue
-        require_finite(name or "weights", np.asarray(leaf))
-        is_complex = bool(np.iscomplexobj(leaf))
-        stop = start + np.size(leaf) * (2 if is_complex else 1)
-        segment = Segment(start, stop, np.shape(leaf), is_complex, is_diagonal)
-        chosen.append((index, segment))
+        is_complex = array.dtype.kind == "c"
+        stop = start + array.size * (2 if is_complex else 1)
+        segments.append(Segment(index, start, stop, array.shape, is_complex, is_diagonal))
+        parts += [array.real.ravel(), array.imag.ravel()] if is_complex else [array.ravel()]
         start = stop
-    if not chosen:
+    if not segments:
         if of == "rates":
             raise invalid("of", "'all' for networks without rates", "'rates'", "use a DiagonalRNN")
         raise wrong_type("networks", "networks with weights", type(model).__name__)
-
-    def restore(vector):
-        new = list(leaves)
-        for index, segment in chosen:
-            new[index] = segment.read(vector)
-        return jax.tree_util.tree_unflatten(tree, new)
-
-    parts = []
-    for index, segment in chosen:
-        array = np.asarray(leaves[index]).ravel()
-        parts += [array.real, array.imag] if segment.is_complex else [array]
-    flat = np.concatenate(parts).astype(np.float64)
-    return Weights(flat, restore, tuple(segment for _, segment in chosen))
-
-
-# The units of the data are no weights.
-_UNITS = ("_scale", "_offset")
+    layout = Layout(tree, tuple(segments), tuple(plain), len(paths))
+    return Weights(np.concatenate(parts).astype(np.float64), layout, arrays)
