@@ -9,16 +9,27 @@ import equinox as eqx
 import numpy as np
 
 from recollect._core._functional import AbstractRecurrent, AbstractReparam
+from recollect._core._status import Status
 
 KERNELS = {"exponential": "exp(-t)", "polynomial": "(1+t)**-1.5"}
-DT = 0.1
+# An error that counts: a tenth of the power of what the network should say.
+LEVEL = 0.1
+# Small enough that tanh and hardtanh stay where they have a slope.
+READ_IN = 0.5
+DIMENSIONS = dict.fromkeys(("errors", "sampled", "radii"), ("place",))
+UNITS = {
+    **dict.fromkeys((*DIMENSIONS, "misfit", "radius", "rate"), "1"),
+    **dict.fromkeys(("width", "horizon", "n_training", "n_radii", "dt"), "1"),
+    **dict.fromkeys(("n_starts", "n_steps", "n_paths"), "1"),
+}
 
 
 class DecayingRNN(AbstractRecurrent):
     """The nonlinear network with independent decay, `dh_i/dt = σ(-f(v_i) h_i + (U x)_i + b_i)`, `y = C h`.
 
     Stepped by Euler. The diagonal form of the paper's `W = -e^M`, `-log(1+e^M)`: a weight cannot make
-    a rate negative where f is a stable parameterisation.
+    a rate negative where f is a stable parameterisation. With the normalised read-in U x + b is
+    multiplied by the rates.
     """
 
     weights: Any
@@ -27,6 +38,21 @@ class DecayingRNN(AbstractRecurrent):
     bias: Any
     reparam: AbstractReparam
     activation: str = eqx.field(static=True)
+    readin: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        weights: Any,
+        U: Any,
+        C: Any,
+        bias: Any,
+        *,
+        reparam: AbstractReparam,
+        activation: str,
+        readin: str,
+    ):
+        self.weights, self.U, self.C, self.bias = weights, U, C, bias
+        self.reparam, self.activation, self.readin = reparam, activation, readin
 
     @property
     def width(self) -> int:
@@ -45,14 +71,7 @@ class DecayingRNN(AbstractRecurrent):
 
     def __call__(self, signal: Any, *, dt: float) -> Any:
         """Returns the output signal, shape (time, out)."""
-        import jax
-        import jax.numpy as jnp
-
-        def advance(state: Any, value: Any) -> tuple[Any, Any]:
-            state = self.step(state, value, dt=dt)
-            return state, self.C @ state
-
-        return jax.lax.scan(advance, jnp.zeros(self.width), jnp.asarray(signal))[1]
+        return self.states(signal, dt=dt) @ self.C.T
 
     def initial_state(self) -> Any:
         """Returns the zero state."""
@@ -63,15 +82,35 @@ class DecayingRNN(AbstractRecurrent):
         from recollect.models._activation import activate
 
         rate = self.reparam.forward(self.weights)
-        return state + dt * activate(self.activation, -rate * state + self.U @ value + self.bias)
+        drive = self.U @ value + self.bias
+        drive = rate * drive if self.readin == "normalised" else drive
+        return state + dt * activate(self.activation, drive - rate * state)
 
     def readout(self, state: Any) -> Any:
         """Returns `C h`."""
         return self.C @ state
 
+    def states(self, signal: Any, *, dt: float) -> Any:
+        """Returns the states after every sample, shape (time, width)."""
+        import jax
+        import jax.numpy as jnp
+
+        def advance(state: Any, value: Any) -> tuple[Any, Any]:
+            state = self.step(state, value, dt=dt)
+            return state, state
+
+        return jax.lax.scan(advance, jnp.zeros(self.width), jnp.asarray(signal))[1]
+
 
 def start_network(
-    kind: str, activation: str, width: int, slowest: float, *, seed: int
+    kind: str,
+    activation: str,
+    width: int,
+    slowest: float,
+    *,
+    dt: float,
+    readin: str = "plain",
+    seed: int,
 ) -> AbstractRecurrent:
     """Returns a network whose rates are spread from `slowest` to 2, and whose readout is still zero.
 
@@ -80,15 +119,24 @@ def start_network(
         activation: of the units.
         width: units.
         slowest: smallest rate.
+        dt: step.
+        readin: `plain`, or for independent units `normalised`.
         seed: of the read-in and of the entries of W off its diagonal.
     """
     from recollect import models
 
     rng = np.random.default_rng(seed)
-    rates = np.geomspace(slowest, 2.0, width)
-    # Small enough that tanh and hardtanh do not saturate, with signs for relu to tell apart.
-    U = 0.3 * rng.choice([-1.0, 1.0], size=(width, 1))
+    rates = np.geomspace(slowest, 2.0, width) if width > 1 else np.array([slowest])
+    U = READ_IN * np.where(np.arange(width) % 2, -1.0, 1.0)[:, None]
     C, bias = np.zeros((1, width)), np.zeros(width)
+    if activation == "relu":
+        # dh/dt = relu(…) never falls, so it cannot forget. Discretely two units, relu(z) and relu(-z),
+        # carry one linear mode exactly.
+        rates = np.geomspace(slowest, 2.0, width // 2)
+        pair = np.array([[1.0, -1.0], [-1.0, 1.0]])
+        W = np.kron(np.diag(1 - dt * rates), pair)
+        U = READ_IN * dt * np.kron(np.ones_like(rates), pair[0])[:, None]
+        return models.ElmanRNN(W, U, C, bias, activation="relu")
     if kind == "dense":
         W = -np.diag(rates) + 0.1 * slowest * rng.standard_normal((width, width)) / math.sqrt(width)
         return models.ResidualRNN(W, U, C, bias, activation=activation)
@@ -99,43 +147,76 @@ def start_network(
         "inverse square": models.InverseSquare(),
     }
     reparam = maps[kind]
-    return DecayingRNN(reparam.inverse(rates), U, C, bias, reparam, activation)
+    weights = np.asarray(reparam.inverse(rates))
+    return DecayingRNN(weights, U, C, bias, reparam=reparam, activation=activation, readin=readin)
 
 
 def draw_paths(
-    kernel: str, n_paths: int, n_time: int, *, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns white inputs of unit size and what the kernel makes of them, both (path, time, 1)."""
+    kernel: str, n_paths: int, horizon: float, *, dt: float, seed: int
+) -> tuple[Any, Any]:
+    """Returns inputs of size up to 1 and what the kernel makes of them, both (path, time, 1).
+
+    Each input is held for times that are log-uniform between a step and the horizon, so that what is
+    remembered for long is asked for as often as what is not.
+    """
     from recollect import targets
 
-    weights = np.diff(
-        np.asarray(targets.parse_kernel(kernel).step_response(DT * np.arange(n_time + 1)))[:, 0, 0]
-    )
-    inputs = np.random.default_rng(seed).standard_normal((n_paths, n_time, 1))
-    size = 2 * n_time
-    spectrum = np.fft.rfft(weights, size)[None, :] * np.fft.rfft(inputs[..., 0], size, axis=1)
+    rng = np.random.default_rng(seed)
+    n_time = round(horizon / dt)
+    inputs = np.empty((n_paths, n_time, 1))
+    for path in inputs:
+        start = 0
+        while start < n_time:
+            stop = start + max(1, int(n_time ** rng.random()))
+            path[start:stop] = rng.uniform(-1, 1)
+            start = stop
+    response = np.asarray(targets.parse_kernel(kernel).step_response(dt * np.arange(n_time + 1)))
+    weights, size = np.diff(response[:, 0, 0]), 2 * n_time
+    spectrum = np.fft.rfft(weights, size) * np.fft.rfft(inputs[..., 0], size, axis=1)
     return inputs, np.fft.irfft(spectrum, size, axis=1)[:, :n_time, None]
 
 
 def train_network(
-    model: Any, inputs: np.ndarray, outputs: np.ndarray, *, n_steps: int, batch: int, seed: int
+    model: Any,
+    inputs: np.ndarray,
+    outputs: np.ndarray,
+    *,
+    dt: float,
+    n_steps: int,
+    batch: int,
+    seed: int,
 ) -> Any:
     """Returns the network after least squares for the readout and Adam (5e-3, as in the paper)."""
     import jax
     import jax.numpy as jnp
     import optax
+    import scipy.optimize
 
     def said(network: Any, xs: Any) -> Any:
-        return jax.vmap(lambda x: network(x, dt=DT))(xs)
+        return jax.vmap(lambda x: network(x, dt=dt))(xs)
 
-    eye = eqx.tree_at(lambda m: m.C, model, np.eye(model.width))
-    features = np.asarray(jax.jit(said)(eye, jnp.asarray(inputs[:512], jnp.float32)), np.float64)
-    flat = features.reshape(-1, model.width)
-    # A ridge of a part in 1e4: rates this close to each other make the squares nearly singular.
-    gram = flat.T @ flat
-    gram += 1e-4 * np.trace(gram) / model.width * np.eye(model.width)
-    readout = np.linalg.solve(gram, flat.T @ outputs[:512].reshape(-1, 1)).T
-    model = eqx.tree_at(lambda m: m.C, model, readout)
+    some = slice(0, min(len(inputs), 256))
+
+    def with_readout(network: Any) -> Any:
+        eye = eqx.tree_at(lambda m: m.C, network, np.eye(network.width))
+        features = np.asarray(jax.jit(said)(eye, jnp.asarray(inputs[some], jnp.float32)))
+        # The best sums for completely monotone kernels have positive amplitudes.
+        sign = np.sign(np.asarray(network.U)[:, 0])
+        flat = features.reshape(-1, network.width).astype(np.float64) * sign
+        triangle = np.linalg.qr(np.column_stack([flat, outputs[some].ravel()]), mode="r")
+        readout = scipy.optimize.nnls(triangle[:, :-1], triangle[:, -1])[0]
+        return eqx.tree_at(lambda m: m.C, network, (readout * sign)[None, :])
+
+    # Read-in and readout of one size per unit are what keeps a network of any width stable.
+    model = with_readout(model)
+    before = np.asarray(model.U)
+    share = np.abs(np.asarray(model.C)[0] * before[:, 0])
+    if getattr(model, "activation", "") == "relu":
+        share = np.repeat(share.reshape(-1, 2).mean(axis=1), 2)
+    scale = np.sqrt(np.maximum(share / share.sum(), 1e-6))[:, None]
+    model = eqx.tree_at(
+        lambda m: (m.U, m.C), model, (before * scale, np.asarray(model.C) / scale.T)
+    )
     if n_steps == 0:
         return model
     model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model)
@@ -158,6 +239,77 @@ def train_network(
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model)
 
 
+def perturb_network(
+    *,
+    kind: str,
+    activation: str,
+    memory: str,
+    width: int,
+    horizon: float,
+    n_training: int,
+    n_radii: int,
+    n_starts: int,
+    n_steps: int,
+    n_paths: int,
+    dt: float,
+    readin: str = "plain",
+    of: str = "all",
+    smallest: float = 1e-3,
+    largest: float = 0.5,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Returns E_m(β) of a trained network over the power of what it should say, on paths of a horizon.
+
+    The slowest rate is 0.9 for the exponential memory, and 2 over the width for the polynomial one: as
+    far towards the boundary as a wider network may reach.
+    """
+    from recollect import stability, targets
+
+    slowest = 0.9 if memory == "exponential" else 2.0 / width
+    kernel = KERNELS[memory]
+    model = start_network(kind, activation, width, slowest, dt=dt, readin=readin, seed=seed)
+    inputs, outputs = draw_paths(kernel, min(n_paths, 12_800), horizon, dt=dt, seed=seed)
+    model = train_network(model, inputs, outputs, dt=dt, n_steps=n_training, batch=32, seed=seed)
+    judged, said = draw_paths(kernel, n_paths, horizon, dt=dt, seed=seed + 1000)
+    radii = np.geomspace(smallest, largest, n_radii)
+    curve = stability.measure_perturbation_error(
+        model,
+        np.concatenate([[0.0], radii]),
+        target=targets.parse_kernel(kernel),
+        norm="mse",
+        of=of,
+        paths=judged,
+        dt=dt,
+        n_starts=n_starts,
+        n_steps=n_steps,
+        n_search_paths=16,
+        key=seed,
+    )
+    power = float(np.mean(said**2))
+    errors, sampled = curve.errors[0] / power, curve.sampled[0] / power
+    return {
+        "errors": errors[1:],
+        "sampled": sampled[1:],
+        "radii": radii,
+        "misfit": float(errors[0]),
+        "radius": crossing(radii, errors[1:] - errors[0], LEVEL),
+        "rate": rest_rate(model, dt),
+        # Infinity is what is measured.
+        "status": Status(),
+    }
+
+
+def rest_rate(model: Any, dt: float) -> float:
+    """Returns `-max Re λ(W)` of the network's linear part."""
+    if isinstance(model, DecayingRNN):
+        return float(np.min(model.reparam.forward(np.asarray(model.weights))))
+    W = np.asarray(model.W)
+    if model.activation == "relu":
+        # Where one unit of each pair is silent.
+        return float((1 - np.abs(np.linalg.eigvals(W)).max() / 2) / dt)
+    return float(-np.linalg.eigvals(W).real.max())
+
+
 def crossing(radii: np.ndarray, errors: np.ndarray, level: float) -> float:
     """Returns the radius at which a curve reaches a level, interpolated in the logarithms.
 
@@ -171,6 +323,21 @@ def crossing(radii: np.ndarray, errors: np.ndarray, level: float) -> float:
         return float(radii[k])
     share = math.log(level / errors[k - 1]) / math.log(errors[k] / errors[k - 1])
     return float(radii[k - 1] * (radii[k] / radii[k - 1]) ** share)
+
+
+def draw_curves(panel: Any, results: Any, title: str) -> None:
+    """Draws E_m(β) for every width, with what sampling finds."""
+    for width in results.width.values:
+        of = results.sel(width=width).squeeze()
+        if "seed" in of.dims:
+            of = of.isel(seed=0)
+        shown = np.where(np.isfinite(of.errors), of.errors, np.nan)
+        (line,) = panel.loglog(of.radii, shown, marker="o", markersize=3, label=f"m = {width}")
+        sampled = np.where(np.isfinite(of.sampled), of.sampled, np.nan)
+        panel.loglog(of.radii, sampled, ":", color=line.get_color(), linewidth=0.9)
+    panel.axhline(LEVEL, color="gray", linewidth=0.8)
+    panel.set(xlabel="β", ylim=(1e-4, 1e3))
+    panel.set_title(title, fontsize="small")
 
 
 def mark_widths(axis: Any, widths: Any) -> None:
