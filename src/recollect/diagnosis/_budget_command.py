@@ -43,6 +43,7 @@ class BudgetReport:
         run_horizon: their length.
         run_steps: its steps.
         certificate: the bound for the run itself, from its own start and data.
+        paper: the same with C's step size `1/(T√τ)`; its `paper_rate` is C's whole argument.
         measured: what the certificate bounds: the least risk of the run's steps, for `average`
             the risk of the averaged weights.
         ratio: certificate over measured.
@@ -58,6 +59,7 @@ class BudgetReport:
     run_horizon: int
     run_steps: int
     certificate: RiskBound
+    paper: RiskBound
     measured: float
     ratio: float
     gain: float
@@ -66,6 +68,11 @@ class BudgetReport:
     def status(self) -> Status:
         """The budget's status; the certificate's where the budget is in order."""
         return self.certificate.status if self.budget.status.is_ok else self.budget.status
+
+    @property
+    def guarantee_is_vacuous(self) -> bool:
+        """True when the answer zero already leaves less than what was asked for, on the example."""
+        return self.run_horizon == self.horizon and self.risk >= self.certificate.initial_risk
 
     def summary(self) -> list[str]:
         """Returns one screen of text."""
@@ -92,7 +99,13 @@ class BudgetReport:
             f"  bound for this run       {bound.bound:.3g}"
             + (" (vacuous)" if bound.is_vacuous else ""),
             f"  bound / measured         {self.ratio:.3g}",
+            f"  with C's step and rate   {self.paper.paper_rate:.3g}"
+            + ("" if self.paper.paper_rate < bound.initial_risk else " (vacuous)"),
         ]
+        if self.guarantee_is_vacuous:
+            lines.append(
+                f"note: the answer zero already leaves less than {self.risk:g} here; ask for less"
+            )
         if not self.status.is_ok:
             lines.append(f"note: {self.status}")
         return lines
@@ -112,6 +125,7 @@ class BudgetReport:
             "measured": self.measured,
             "ratio": self.ratio,
             "vacuous": bound.is_vacuous,
+            "guarantee_vacuous": self.guarantee_is_vacuous,
             "initial_risk": bound.initial_risk,
             "guaranteed_risk": self.budget.bound,
             "gain": self.gain,
@@ -121,7 +135,8 @@ class BudgetReport:
                 "length": self.run_horizon,
                 "steps": self.run_steps,
                 "learning_rate": bound.step_size,
-                "paper_bound": bound.paper_rate,
+                "paper_bound": self.paper.paper_rate,
+                "paper_learning_rate": self.paper.step_size,
             },
             "status": self.status.record(),
         }
@@ -179,8 +194,18 @@ def plan_budget(
     network = convergence.initialise_paired(width, _N_INPUTS, alpha=alpha, seed=seed)
     radii: dict[str, Any] = {} if method == "plain" else {"radius_w": share, "radius_u": share}
     progress("bounding the run")
-    certificate = convergence.bound_risk_on_data(
-        network, signals, values, n_steps=steps, method=method, delta=delta, **radii
+    certificate, paper = (
+        convergence.bound_risk_on_data(
+            network,
+            signals,
+            values,
+            n_steps=steps,
+            method=method,
+            delta=delta,
+            step_size=step_size,
+            **radii,
+        )
+        for step_size in (None, "paper")
     )
     progress("running")
     run = convergence.train_paired(
@@ -204,6 +229,7 @@ def plan_budget(
         length,
         steps,
         certificate,
+        paper,
         measured,
         certificate.bound / measured if measured > 0 else math.inf,
         alpha,

@@ -36,6 +36,10 @@ def test_json_holds_the_promised_keys(capsys):
     assert record["guaranteed_risk"] <= 0.1
     assert record["measured"] <= record["bound"]
     assert record["vacuous"] == (record["bound"] >= record["initial_risk"] * (1 - 1e-9))
+    # A guarantee that the answer zero already keeps is said to be one.
+    assert record["guarantee_vacuous"] == (record["initial_risk"] <= 0.1)
+    assert record["run"]["paper_learning_rate"] == pytest.approx(1 / (3 * 60**0.5))
+    assert record["measured"] <= record["run"]["paper_bound"]
 
 
 def test_text_fits_one_screen_and_shows_the_risk_of_zero(capsys):
@@ -44,6 +48,7 @@ def test_text_fits_one_screen_and_shows_the_risk_of_zero(capsys):
     assert len(out.splitlines()) <= 24
     assert "risk of the answer zero" in out
     assert "bound / measured" in out
+    assert "with C's step and rate" in out
 
 
 def test_no_budget_beyond_the_cutoff_is_null(capsys):
