@@ -71,6 +71,8 @@ _SLOPES = {
     "gelu": 1.13,
 }
 _CANCELLED = 1e6
+# Local optima in L2 from which another norm is refined.
+_N_STARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -525,38 +527,40 @@ def _single_state(
     points = np.exp(-block.rates * block.dt) if is_discrete else block.rates
     modes = close_conjugates(points, factors)
     flat = to_half_plane(modes.rates, modes.residues) if is_discrete else modes
-    rates, _ = reduce_modes(flat, width)
+    rates, _, others = reduce_modes(flat, width)
     amplitudes = project_modes(flat, rates)
+    starts = [rates, *others[: _N_STARTS - 1]]
     if not is_discrete:
         if norm == "l2":
             return rates, amplitudes
         grid = continuous_grid(modes.rates).thinned(6)
         wanted = evaluate_modes(modes.rates, modes.residues, grid.lags)
         slowest = 0.5 * float(modes.rates.real.min())
-        refined = refine_over_lags(
-            rates, grid, wanted, norm=norm, is_discrete=False, slowest=slowest
-        )
-        return _nearer((rates, amplitudes), refined, grid, wanted, norm)
-    z = (1 - rates) / (1 + rates)
-    amplitudes = amplitudes * ((1 + z) / math.sqrt(2))[:, None]
-    rates = _rates_of(z, 1.0)
-    if norm != "l2":
+    else:
+        starts = [_rates_of((1 - w) / (1 + w), 1.0) for w in starts]
+        z = (1 - rates) / (1 + rates)
+        amplitudes = amplitudes * ((1 + z) / math.sqrt(2))[:, None]
+        rates = starts[0]
+        if norm == "l2":
+            return rates / (block.dt or 1.0), amplitudes
         grid = discrete_grid(modes.rates, most=_MOST_STEPS).thinned(8)
         wanted = evaluate_modes(_rates_of(modes.rates, 1.0), modes.residues, grid.lags)
         slowest = -0.5 * math.log(float(np.abs(modes.rates).max()))
+    best = rates, amplitudes
+    for start in starts:
         refined = refine_over_lags(
-            rates, grid, wanted, norm=norm, is_discrete=True, slowest=slowest
+            start, grid, wanted, norm=norm, is_discrete=is_discrete, slowest=slowest
         )
-        rates, amplitudes = _nearer((rates, amplitudes), refined, grid, wanted, norm)
-    return rates / (block.dt or 1.0), amplitudes
+        best = _nearer(best, refined, grid, wanted, norm)
+    return best[0] / (block.dt or 1.0), best[1]
 
 
 def _nearer(first: Any, second: Any, grid: LagGrid, wanted: np.ndarray, norm: str) -> Any:
     def size(pair: Any) -> float:
-        row = np.abs(wanted - evaluate_modes(*pair, grid.lags)).sum(axis=1)
+        row = np.abs(wanted - evaluate_modes(pair[0], pair[1], grid.lags)).sum(axis=1)
         return float(grid.weights @ row) if norm == "l1" else float(row.max())
 
-    return min((first, second), key=size)
+    return first if size(first) <= size(second) else second
 
 
 def evaluate_modes(rates: np.ndarray, residues: np.ndarray, lags: np.ndarray) -> np.ndarray:
@@ -848,7 +852,7 @@ class _SequenceFit:
         if len(z) > width:
             amplitudes = _least_squares(rates, whole, padded)
             modes = close_conjugates(z, amplitudes)
-            small, _ = reduce_modes(to_half_plane(modes.rates, modes.residues), width)
+            small, _, _ = reduce_modes(to_half_plane(modes.rates, modes.residues), width)
             starts.append(_rates_of((1 - small) / (1 + small), 1.0))
             direct = _in_pairs(multipliers_of(part, self.n_outputs, width))
             if len(direct) == width:

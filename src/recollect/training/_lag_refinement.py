@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 
 from recollect._core._references import references
 
@@ -166,7 +167,7 @@ def _solve(
     matrix = matrix * rows[:, None]
     size = np.linalg.norm(matrix, axis=0)
     size[size == 0] = 1.0
-    q, r = scipy.linalg.qr(matrix / size, mode="economic", check_finite=False)
+    q, r = np.linalg.qr(matrix / size)
     wanted = target * rows[:, None]
     inside = q.T @ wanted
     residual = wanted - q @ inside
@@ -261,7 +262,8 @@ def refine_over_lags(
         return float(grid.weights @ row) if norm == "l1" else float(row.max())
 
     at = _solve(waves, lags, root, target, slopes=False)
-    best, best_size, power = (waves, at.amplitudes), np.inf, np.ones(len(lags))
+    first = (waves, at.amplitudes)
+    best, best_size, power = first, np.inf, np.ones(len(lags))
     current, amplitudes = waves, at.amplitudes
     for turn in range(n_rounds):
         error = target - current.basis(lags, slopes=False)[0] @ amplitudes
@@ -283,4 +285,103 @@ def refine_over_lags(
         current, at = _descend(current, lags, rows, target, n_steps=n_steps)
         amplitudes = at.amplitudes
     waves, real = best
+    if norm == "linf":
+        # Reweighting may pass by an optimum that lies near the start: both are followed.
+        found = [_level(waves, real, lags, target), _level(first[0], first[1], lags, target)]
+        waves, real = min(
+            found,
+            key=lambda pair: size(target - pair[0].basis(lags, slopes=False)[0] @ pair[1]),
+        )
     return waves.rates(), waves.amplitudes(real)
+
+
+_MOST_PEAKS = 500
+_MOST_PROGRAMS = 40
+
+
+def _level(
+    waves: _Waves, amplitudes: np.ndarray, lags: np.ndarray, target: np.ndarray
+) -> tuple[_Waves, np.ndarray]:
+    """Lowers the largest errors together: linear programs in a region where slopes can be trusted."""
+    k, n = len(waves.log_rates), len(waves.pairs)
+    n_moves, n_channels = k + 2 * n, target.shape[1]
+    matrix, slopes = waves.basis(lags, slopes=True)
+    error = target - matrix @ amplitudes
+    worst, reach = float(np.abs(error).max()), 0.3
+    # Lags at which an earlier step made a new largest error.
+    seen = np.zeros(error.shape, dtype=bool)
+    for _ in range(_MOST_PROGRAMS):
+        if reach < 1e-6 or worst <= 1e-15 * np.abs(target).max():
+            break
+        assert slopes is not None
+        rows, columns = _peaks(error, seen)
+        in_single, in_decay, in_frequency = (part[rows] for part in slopes)
+        a = amplitudes[:, columns].T
+        ab = np.stack([a[:, k : k + n], a[:, k + n :]], axis=2)
+        moves = np.empty((len(rows), n_moves))
+        moves[:, :k] = in_single * a[:, :k]
+        moves[:, k::2] = np.einsum("tpv,tpv->tp", in_decay, ab)
+        moves[:, k + 1 :: 2] = np.einsum("tpv,tpv->tp", in_frequency, ab)
+        moves[:, k + 1 :: 2] *= np.exp(waves.pairs[:, 0])
+        change = np.zeros((len(rows), n_channels, len(amplitudes)))
+        change[np.arange(len(rows)), columns] = matrix[rows]
+        along = np.concatenate([moves, change.reshape(len(rows), -1)], axis=1)
+        size = np.abs(along).max(axis=0)
+        size[size == 0] = 1.0
+        size[:n_moves] = 1.0
+        here = error[rows, columns] / worst
+        ones = np.ones((len(rows), 1))
+        scaled = along / size / worst
+        cost = np.zeros(along.shape[1] + 1)
+        cost[-1] = 1.0
+        # In units of each column's largest value, no amplitude needs to move by many errors.
+        limits = [(-reach, reach)] * n_moves
+        limits += [(-10 * worst, 10 * worst)] * (len(cost) - 1 - n_moves) + [(0, None)]
+        found = scipy.optimize.linprog(
+            cost,
+            A_ub=np.block([[-scaled, -ones], [scaled, -ones]]),
+            b_ub=np.concatenate([-here, here]),
+            bounds=limits,
+            method="highs",
+        )
+        if found.x is None:
+            break
+        step = found.x[:-1] / size
+        vector = step[:n_moves].copy()
+        vector[k + 1 :: 2] *= np.exp(waves.pairs[:, 0])
+        trial = waves.moved(waves.vector + vector)
+        new = amplitudes + step[n_moves:].reshape(n_channels, -1).T
+        new_matrix, new_slopes = trial.basis(lags, slopes=True)
+        new_error = target - new_matrix @ new
+        new_worst = float(np.abs(new_error).max())
+        if not new_worst < worst:
+            at = np.unravel_index(int(np.argmax(np.abs(new_error))), error.shape)
+            is_new = not np.any((rows == at[0]) & (columns == at[1]))
+            again = _peaks(new_error, np.zeros_like(seen))
+            seen[again] = True
+            reach *= 0.7 if is_new else 0.3
+            continue
+        gained = worst - new_worst
+        promised = worst * max(1 - float(found.x[-1]), 1e-300)
+        waves, amplitudes, matrix, slopes = trial, new, new_matrix, new_slopes
+        error, worst = new_error, new_worst
+        if gained > 0.5 * promised:
+            reach = min(1.0, 2 * reach)
+        elif gained < 0.1 * promised:
+            reach *= 0.5
+        if gained <= 1e-5 * worst and promised <= 1e-3 * worst:
+            break
+    return waves, amplitudes
+
+
+def _peaks(error: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and channels of the largest errors: peaks, their neighbours, and those `seen`."""
+    size = np.abs(error)
+    padded = np.pad(size, ((1, 1), (0, 0)), constant_values=-1.0)
+    is_peak = (size >= padded[:-2]) & (size >= padded[2:])
+    rows, columns = np.nonzero(is_peak & (size > 0.1 * size.max()))
+    order = np.argsort(-size[rows, columns], kind="stable")[:_MOST_PEAKS]
+    chosen = np.zeros(error.shape, dtype=bool)
+    for shift in (-1, 0, 1):
+        chosen[np.clip(rows[order] + shift, 0, len(size) - 1), columns[order]] = True
+    return np.nonzero(chosen | seen)

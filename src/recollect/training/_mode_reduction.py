@@ -15,7 +15,8 @@ import scipy.optimize
 
 from recollect._core._references import references
 
-_LARGEST_LOG = 300.0
+# How far beyond the rates of a kernel those of its approximation may go.
+_BEYOND = (1e-2, 1e3)
 _N_SWAPS = 6
 
 
@@ -99,7 +100,7 @@ def _observed_factor(factor: np.ndarray, residues: np.ndarray) -> np.ndarray:
     stacked = (factor[None] * residues.T[:, None, :]).reshape(-1, factor.shape[1])
     if len(stacked) <= factor.shape[1]:
         return stacked
-    return scipy.linalg.qr(stacked, mode="r", check_finite=False)[0][: factor.shape[1]]
+    return np.asarray(np.linalg.qr(stacked, mode="r"))
 
 
 def hankel_values(modes: Modes) -> np.ndarray:
@@ -107,7 +108,7 @@ def hankel_values(modes: Modes) -> np.ndarray:
     order = _chain_order(modes.rates)
     factor = triangular_factor(modes.rates[order])
     observed = _observed_factor(factor, modes.residues[order])
-    return scipy.linalg.svdvals(observed @ factor.T)
+    return np.linalg.svd(observed @ factor.T, compute_uv=False)
 
 
 # --- the L2 problem -----------------------------------------------------------------------------
@@ -119,6 +120,7 @@ class _Sections:
 
     log_rates: np.ndarray
     log_pairs: np.ndarray
+    limits: tuple[float, float]
 
     @property
     def vector(self) -> np.ndarray:
@@ -126,8 +128,9 @@ class _Sections:
 
     def moved(self, vector: np.ndarray) -> _Sections:
         k = len(self.log_rates)
-        vector = np.clip(vector, -_LARGEST_LOG, _LARGEST_LOG)
-        return _Sections(vector[:k], vector[k:].reshape(-1, 2))
+        low, high = self.limits
+        pairs = np.clip(vector[k:].reshape(-1, 2), [low, 2 * low], [high, 2 * high])
+        return _Sections(np.clip(vector[:k], low, high), pairs, self.limits)
 
     def rates(self) -> np.ndarray:
         a, b = np.exp(self.log_pairs).T if len(self.log_pairs) else (np.zeros(0), np.zeros(0))
@@ -138,7 +141,7 @@ class _Sections:
         return np.concatenate([np.exp(self.log_rates).astype(complex), pairs])
 
 
-def _sections_of(rates: np.ndarray) -> _Sections:
+def _sections_of(rates: np.ndarray, limits: tuple[float, float]) -> _Sections:
     rates = np.asarray(rates, dtype=complex)
     is_real = np.abs(rates.imag) <= 1e-12 * np.abs(rates)
     singles = np.sort(rates[is_real].real)
@@ -149,7 +152,7 @@ def _sections_of(rates: np.ndarray) -> _Sections:
     left, right = singles[: 2 * n_pairs : 2], singles[1 : 2 * n_pairs : 2]
     a = np.concatenate([2 * upper.real, left + right])
     b = np.concatenate([np.abs(upper) ** 2, left * right])
-    return _Sections(np.log(singles[2 * n_pairs :]), np.log(np.stack([a, b], axis=1)))
+    return _Sections(np.log(singles[2 * n_pairs :]), np.log(np.stack([a, b], axis=1)), limits)
 
 
 class _Problem:
@@ -163,6 +166,12 @@ class _Problem:
     def __init__(self, modes: Modes):
         order = _chain_order(modes.rates)
         self.rates, self.residues = modes.rates[order], modes.residues[order]
+        # A section that nothing pulls must not drift to where it is neither stable nor finite.
+        speed = np.abs(self.rates)
+        self.limits = (
+            math.log(_BEYOND[0] * float(self.rates.real.min())),
+            math.log(_BEYOND[1] * float(speed.max())),
+        )
         factor = triangular_factor(self.rates)
         observed = _observed_factor(factor, self.residues)
         upper = self.rates.imag >= 0
@@ -176,8 +185,7 @@ class _Problem:
             below[k, j] = np.sign(rate.imag)
         whole = np.concatenate([observed @ partner, 1j * (observed @ below)], axis=1)
         stacked = np.concatenate([whole.real, whole.imag])
-        self.weights = scipy.linalg.qr(stacked, mode="r", check_finite=False)[0]
-        self.weights = self.weights[: whole.shape[1]]
+        self.weights = np.linalg.qr(stacked, mode="r")
         self.factor, self.observed = factor, observed
 
     @property
@@ -232,7 +240,7 @@ class _Problem:
 
     def refine(self, rates: np.ndarray, *, n_evaluations: int = 200) -> tuple[np.ndarray, float]:
         """Returns the stationary rates reached from `rates`, and the distance they leave."""
-        start = _sections_of(rates)
+        start = _sections_of(rates, self.limits)
         if len(self.weights) >= len(start.vector):
             with np.errstate(all="ignore"):
                 found = scipy.optimize.least_squares(
@@ -252,8 +260,12 @@ class _Problem:
 
 
 @references("golub1973differentiation", "gugercin2008h2")
-def reduce_modes(modes: Modes, width: int, *, n_swaps: int = _N_SWAPS) -> tuple[np.ndarray, float]:
+def reduce_modes(
+    modes: Modes, width: int, *, n_swaps: int = _N_SWAPS
+) -> tuple[np.ndarray, float, list[np.ndarray]]:
     """Returns the rates of the best `width` exponentials found for a kernel, and the L2 error left.
+
+    And the rates of the other local optima met, the nearest first, which another norm may prefer.
 
     Starts from balanced truncation, from the modes that carry most and from those whose removal
     costs least; then single sections are moved to where the error is largest, while that helps.
@@ -265,19 +277,24 @@ def reduce_modes(modes: Modes, width: int, *, n_swaps: int = _N_SWAPS) -> tuple[
     """
     problem = _Problem(modes)
     if width >= modes.width:
-        return problem.rates, 0.0
+        return problem.rates, 0.0, []
     trials = [problem.refine(rates, n_evaluations=60) for rates in _starts(problem, width)]
-    best, error = min(trials, key=lambda trial: trial[1])
-    best, error = problem.refine(best)
+    best, error = problem.refine(min(trials, key=lambda trial: trial[1])[0])
     for _ in range(n_swaps):
         again = [problem.refine(s, n_evaluations=40) for s in _swapped(problem, best)]
         if not again:
             break
+        trials += again
         rates, left = problem.refine(min(again, key=lambda trial: trial[1])[0])
         if not left < error * (1 - 1e-6):
             break
         best, error = rates, left
-    return best, error
+    others, last = [], error
+    for rates, left in sorted(trials, key=lambda trial: trial[1]):
+        if left > last * (1 + 1e-3):
+            others.append(rates)
+            last = left
+    return best, error, others
 
 
 def _starts(problem: _Problem, width: int) -> list[np.ndarray]:
@@ -579,8 +596,7 @@ def _bilinear(multipliers: np.ndarray, residues: np.ndarray) -> Modes:
 def _weighted_values(sums: np.ndarray, residues: np.ndarray) -> np.ndarray:
     reach = _hermitian_root(1 / np.sqrt(sums))
     seen = (1 / np.sqrt(sums)).T * (residues.conj() @ residues.T)
-    values = scipy.linalg.svdvals(_hermitian_root(seen).conj().T @ reach)
-    return np.sort(values)[::-1]
+    return np.linalg.svd(_hermitian_root(seen).conj().T @ reach, compute_uv=False)
 
 
 def _hermitian_root(matrix: np.ndarray) -> np.ndarray:

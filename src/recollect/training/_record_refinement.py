@@ -141,8 +141,7 @@ class _Solver:
                 q = q[:, np.abs(np.diag(r)) > 1e-10]
                 block = block - q @ (q.T @ block)
             stacked = block if total is None else np.concatenate([total, block])
-            total = scipy.linalg.qr(stacked, mode="r", check_finite=False)[0]
-            total = total[: block.shape[1]]
+            total = np.asarray(np.linalg.qr(stacked, mode="r"))
         assert total is not None
         return total
 

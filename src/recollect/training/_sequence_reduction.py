@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -36,13 +37,14 @@ class _Hankel:
         self.n, self.n_outputs, self.n_inputs = sequence.shape
         self.scale = np.ones(self.n) if scale is None else scale
         self.length = scipy.fft.next_fast_len(2 * self.n, real=True)
-        self.spectrum = scipy.fft.rfft(sequence, self.length, axis=0)
+        self.dtype = np.dtype(np.float64)
+        self.spectrum = np.fft.rfft(sequence, self.length, axis=0)
 
     def _times(self, spectrum: np.ndarray, vector: np.ndarray, n_in: int) -> np.ndarray:
         # Σ_j K_{i+j} x_j: the convolution with the reversed x, from lag n-1 on.
         x = (vector.reshape(self.n, n_in) * self.scale[:, None])[::-1]
-        product = np.einsum("foi,fi->fo", spectrum, scipy.fft.rfft(x, self.length, axis=0))
-        full = scipy.fft.irfft(product, self.length, axis=0)
+        product = np.einsum("foi,fi->fo", spectrum, np.fft.rfft(x, self.length, axis=0))
+        full = np.fft.irfft(product, self.length, axis=0)
         return (full[self.n - 1 : 2 * self.n - 1] * self.scale[:, None]).ravel()
 
     def matvec(self, vector: np.ndarray) -> np.ndarray:
@@ -79,19 +81,14 @@ def hankel_part(
         left, values, _ = scipy.linalg.svd(hankel.dense(), full_matrices=False)
         return HankelPart(values[:n_triplets], left[:, :n_triplets])
     start = np.random.default_rng(0).standard_normal(smallest)
+    operator: Any = scipy.sparse.linalg.aslinearoperator(hankel)
+    solver: Any = scipy.sparse.linalg
     if hankel.n_outputs == hankel.n_inputs == 1:
-        operator = scipy.sparse.linalg.LinearOperator(
-            hankel.shape, matvec=hankel.matvec, dtype=np.float64
-        )  # pyright: ignore
-        found, vectors = scipy.sparse.linalg.eigsh(
-            operator, n_triplets, which="LM", v0=start, tol=1e-10
-        )
+        # Symmetric: the singular values are the sizes of the eigenvalues.
+        found, vectors = solver.eigsh(operator, n_triplets, which="LM", v0=start, tol=1e-10)
         order = np.argsort(-np.abs(found), kind="stable")
         return HankelPart(np.abs(found[order]), vectors[:, order])
-    operator = scipy.sparse.linalg.LinearOperator(
-        hankel.shape, matvec=hankel.matvec, rmatvec=hankel.rmatvec, dtype=np.float64
-    )  # pyright: ignore
-    left, values, _ = scipy.sparse.linalg.svds(operator, n_triplets, v0=start, tol=1e-10)
+    left, values, _ = solver.svds(operator, n_triplets, v0=start, tol=1e-10)
     order = np.argsort(-values, kind="stable")
     return HankelPart(values[order], left[:, order])
 

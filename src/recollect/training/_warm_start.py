@@ -195,8 +195,9 @@ def warm_start(
     shares = _shares(width, n_outputs)
     fits, found = [], []
     for o in range(n_outputs):
-        fit = fit_estimate(kernel, output=o, max_width=shares[o] or max_width)
-        chosen = fit.recommended if shares[o] is None else min(shares[o], len(fit.networks))
+        share = shares[o]
+        fit = fit_estimate(kernel, output=o, max_width=share or max_width)
+        chosen = fit.recommended if share is None else min(share, len(fit.networks))
         start = -np.linalg.eigvals(np.asarray(fit.networks[chosen - 1].A)).astype(complex)
         fits.append((fit, chosen))
         found.append(
