@@ -10,6 +10,7 @@ Each row is the median over repetitions that interleave all competitors, in one 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -146,13 +147,15 @@ def _competitors(kind: str, n_time: int, dtype: str, absent: set[str]) -> dict[s
         "elman": models.nonlinear_dense_states,
     }[kind]
     forms = {
-        "linear": ("scan", "sequential", "associative"),
+        "linear": ("scan", "sequential", "associative", "compiled"),
         "tanh": ("scan", "sequential", "newton"),
         "elman": ("scan", "sequential"),
     }[kind]
     found: dict[str, Any] = {}
     for form in forms:
         if form in ("associative", "newton") and n_time > 4096:
+            continue
+        if form == "compiled" and importlib.util.find_spec("numba") is None:
             continue
         found[f"recollect {form}"] = _jax_gradient(
             lambda w, u, form=form: run(w, u, form=form), weights, drive

@@ -140,6 +140,7 @@ def functional_classes():
                 "dask",
                 "distributed",
                 "pyarrow",
+                "numba",
             }:
                 continue
             raise

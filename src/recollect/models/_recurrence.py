@@ -7,6 +7,7 @@ every caller can override it.
 |---|---|---|
 | `scan` | `lax.scan`, differentiated by JAX | reference |
 | `sequential` | `lax.scan` with a hand-written tangent and transpose | CPU, gradients |
+| `compiled` | machine code for both directions (linear diagonal; needs numba) | CPU, long |
 | `associative` | parallel prefix (linear recurrences) | GPU |
 | `newton` | Newton's method on the whole sequence (nonlinear diagonal) | GPU, long sequences |
 
@@ -31,16 +32,19 @@ from recollect._core._check import invalid, is_tracer, require_choice, require_c
 from recollect._core._precision import in_float64, is_top_level
 from recollect._core._types import Array
 from recollect.models._activation import OUTPUT_SLOPES, activate, slope, slope_of_output
+from recollect.models._compiled import DTYPES, is_available, solve_diagonal
 from recollect.models._namespace import namespace
 
 _FORMS = {
-    "linear": ("scan", "sequential", "associative"),
+    "linear": ("scan", "sequential", "associative", "compiled"),
     "dense": ("scan", "sequential"),
     "diagonal": ("scan", "sequential", "newton"),
 }
 # A slope of zero would divide by zero in the second derivative; 1e-15 is below float64 rounding.
 _SMALLEST_SLOPE = 1e-15
 _PARALLEL_FROM = 2048
+# Below, compiling the loop (a second, once per installation) and loading it cost more than they save.
+_COMPILED_FROM = 512
 
 
 def choose_form(kind: str, n_time: int, *, platform: str | None = None) -> str:
@@ -53,14 +57,16 @@ def choose_form(kind: str, n_time: int, *, platform: str | None = None) -> str:
         platform: `"cpu"`, `"gpu"` or `"tpu"`; that of JAX's default device if omitted.
 
     Returns:
-        The name of the form. On a CPU the sequential one always; on an accelerator the parallel
-        ones where a sequence is long enough to fill it.
+        The name of the form. On a CPU the sequential one, or for a long diagonal linear recurrence
+        the compiled one where numba is installed (`pip install recollect[fast]`); on an
+        accelerator the parallel ones where a sequence is long enough to fill it.
     """
     require_choice("kind", kind, _FORMS)
     require_count("n_time", n_time)
     platform = jax.default_backend() if platform is None else platform
     if platform == "cpu":
-        return "sequential"
+        is_long = kind == "linear" and n_time >= _COMPILED_FROM
+        return "compiled" if is_long and is_available() else "sequential"
     if kind == "linear":
         return "associative"
     return "newton" if kind == "diagonal" and n_time >= _PARALLEL_FROM else "sequential"
@@ -75,12 +81,17 @@ def linear_diagonal_states(
         multipliers: α, shape (width,) for a constant one or (time, width) for one per step.
         drive: u, shape (time, ..., width); axes between are a batch.
         initial: h_0, shape (..., width); zero if omitted.
-        form: `"scan"`, `"sequential"` or `"associative"`; `choose_form` decides if omitted.
+        form: `"scan"`, `"sequential"`, `"associative"` or `"compiled"`; `choose_form` decides if
+            omitted.
 
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
+
+    Raises:
+        ValueError: if there is no sample, the form has another name, or it is the compiled one
+            where it cannot run (no numba, not a CPU, or numbers of 16 bits).
     """
-    form = _form("linear", form, drive)
+    form = _linear_form(form, drive, multipliers, *_given(initial))
     return _dispatch(_linear_diagonal, form, multipliers, drive, *_given(initial))
 
 
@@ -237,6 +248,32 @@ def _form(kind: str, form: str | None, drive: Any) -> str:
     return require_choice("form", form, _FORMS[kind])
 
 
+def _linear_form(form: str | None, drive: Any, *others: Any) -> str:
+    chosen = _form("linear", form, drive)
+    if chosen != "compiled":
+        return chosen
+    arrays = [a if hasattr(a, "dtype") else np.asarray(a) for a in (drive, *others)]
+    dtype = np.dtype(jnp.result_type(*arrays))
+    # Host arrays run in float64, whatever their width.
+    is_host = namespace(*arrays) is np and is_top_level()
+    is_known = dtype.name in DTYPES or (is_host and dtype.kind in "fc")
+    if form is None:
+        return chosen if is_known else "sequential"
+    if not is_known:
+        knows = "it knows " + ", ".join(DTYPES)
+        raise invalid("form", f"another than 'compiled' for {dtype.name}", "'compiled'", knows)
+    if jax.default_backend() != "cpu":
+        raise invalid("form", "'compiled' on a CPU only", jax.default_backend())
+    if not is_available():
+        raise invalid(
+            "form",
+            "'compiled' where numba works",
+            "none that does",
+            "pip install 'recollect[fast]'",
+        )
+    return chosen
+
+
 def _dispatch(function: Any, option: Any, *arrays: Any) -> Any:
     if namespace(*arrays) is np and is_top_level():
         return _on_host(function, option)(*arrays)
@@ -292,6 +329,8 @@ def _linear_diagonal(form: str, multipliers: Any, drive: Any, initial: Any = Non
         drive = drive.at[0].add(first * initial)
     if form == "associative":
         return _associative(factors, drive)
+    if form == "compiled":
+        return solve_diagonal(multipliers, drive)
     return _solve_linear(factors, drive, per_step is not None)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from recollect import models
+from recollect.models import _recurrence
 
 T, BATCH, M = 19, 3, 4
 _rng = np.random.default_rng(5)
@@ -185,7 +186,8 @@ def test_memory_grows_linearly_and_checkpointed_like_its_root():
 
 
 def test_forms_are_chosen_visibly_and_refused_by_name():
-    assert models.choose_form("linear", 1000, platform="cpu") == "sequential"
+    assert models.choose_form("linear", 100, platform="cpu") == "sequential"
+    assert models.choose_form("dense", 1000, platform="cpu") == "sequential"
     assert models.choose_form("linear", 1000, platform="gpu") == "associative"
     assert models.choose_form("diagonal", 100_000, platform="gpu") == "newton"
     assert models.choose_form("dense", 100_000, platform="gpu") == "sequential"
@@ -193,3 +195,13 @@ def test_forms_are_chosen_visibly_and_refused_by_name():
         models.nonlinear_dense_states(MATRIX, DRIVE, START, form="newton")
     with pytest.raises(ValueError, match="drive: expected at least one sample"):
         models.linear_diagonal_states(VECTOR, DRIVE[:0], START)
+
+
+def test_without_numba_the_loop_stays_in_jax(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_recurrence, "is_available", lambda: False)
+    assert models.choose_form("linear", 1000, platform="cpu") == "sequential"
+    drive = np.ones((600, M))
+    expected = models.linear_diagonal_states(VECTOR, drive, form="sequential")
+    np.testing.assert_array_equal(models.linear_diagonal_states(VECTOR, drive), expected)
+    with pytest.raises(ValueError, match=r"form: expected 'compiled' where numba works.*\[fast\]"):
+        models.linear_diagonal_states(VECTOR, drive, form="compiled")

@@ -1,0 +1,282 @@
+"""The diagonal linear recurrence as machine code: one pass forward, one pass back.
+
+XLA's loop reads and writes its state from memory once per sample and its derivative makes separate
+passes over the sequence. Here numba compiles the loop, XLA calls it in place of its own, and the
+adjoint finds the cotangents of the drive and of the multipliers in the same pass, in the buffer the
+cotangent came in.
+
+The call is a JAX primitive with rules of its own, so `grad`, `jvp`, `vmap` and `hessian` work as on
+the other forms. On any platform but a CPU the primitive is a `lax.scan`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from recollect._core._types import Array
+
+DTYPES = ("float32", "float64", "complex64", "complex128")
+_KEPT: list[Any] = []
+
+
+@functools.cache
+def is_available() -> bool:
+    """Says whether the compiled form works here: numba installed, and a first call that is right."""
+    if (
+        importlib.util.find_spec("numba") is None
+        or sys.byteorder != "little"
+        or sys.maxsize < 2**32
+    ):
+        return False
+    try:
+        with (
+            jax.ensure_compile_time_eval(),
+            jax.default_device(jax.local_devices(backend="cpu")[0]),
+        ):
+            a = np.array([[0.5, -0.25, 0.0]], np.float32)
+            g = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
+            h = np.asarray(_solve_p.bind(jnp.asarray(a), jnp.asarray(g), is_reverse=False))
+            v, d = (np.asarray(x) for x in _adjoint_p.bind(*(jnp.asarray(x) for x in (a, h, g))))
+    except Exception:
+        # Whatever a foreign compiler or a changed interface throws means the same: not here.
+        return False
+    right = all(np.array_equal(h[t], a * h[t - 1] + g[t]) for t in range(1, 4))
+    right &= all(np.array_equal(v[t], a * v[t + 1] + g[t]) for t in range(3))
+    return bool(right and np.allclose(d[0], (v[1:] * h[:-1]).sum(axis=(0, 1)), rtol=1e-6))
+
+
+def solve_diagonal(multipliers: Array, drive: Array) -> Array:
+    """Returns `h_{k+1} = α ⊙ h_k + u_k` from `h_0 = 0`.
+
+    Args:
+        multipliers: α, shape (width,), or (time, ..., width) with axes that end those of the drive.
+        drive: u, shape (time, ..., width), of the same type, one of `DTYPES`.
+
+    Returns:
+        States, shape of `drive`.
+    """
+    n_time, *rest = drive.shape
+    if not drive.size:
+        return drive
+    if multipliers.ndim == 1:
+        # One row of all lanes: the innermost loop is long whatever the width.
+        factors = jnp.broadcast_to(multipliers, rest).reshape(1, -1)
+        return _solve(factors, drive.reshape(n_time, 1, -1)).reshape(drive.shape)
+    ends = rest[len(rest) - multipliers.ndim + 1 :]
+    factors = jnp.broadcast_to(multipliers, (n_time, *ends)).reshape(n_time, -1)
+    rows = drive.reshape(n_time, -1, math.prod(ends))
+    return _solve(factors, rows).reshape(drive.shape)
+
+
+# The primitives. Multipliers a have shape (1 or time, width), everything else (time, rows, width).
+
+
+def _solve(a: Any, u: Any, *, is_reverse: bool = False) -> Any:
+    return _solve_p.bind(a, u, is_reverse=is_reverse)
+
+
+def _earlier(h: Any) -> Any:
+    return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+
+
+def _later(h: Any) -> Any:
+    return jnp.concatenate([h[1:], jnp.zeros_like(h[:1])])
+
+
+def _tangent(a: Any, h: Any, da: Any, du: Any) -> Any:
+    return _solve(a, da[:, None] * _earlier(h) + du)
+
+
+def _adjoint(a: Any, h: Any, g: Any) -> tuple[Any, Any]:
+    v = _solve(a, g, is_reverse=True)
+    products = (v * _earlier(h)).sum(axis=1)
+    return v, products.sum(axis=0, keepdims=True) if len(a) == 1 else products
+
+
+def _loop(a: Any, u: Any, *, is_reverse: bool) -> Any:
+    if len(a) > 1 and is_reverse:
+        a = _later(a)
+    factors = jnp.broadcast_to(a, (len(u), a.shape[1]))
+
+    def body(h: Any, x: Any) -> tuple[Any, Any]:
+        h = x[0] * h + x[1]
+        return h, h
+
+    return jax.lax.scan(body, jnp.zeros_like(u[0]), (factors, u), reverse=is_reverse)[1]
+
+
+def _call_solve(a: Any, u: Any, *, is_reverse: bool) -> Any:
+    name = _target("solve_reverse" if is_reverse else "solve", u.dtype.name)
+    # Cotangents are temporary: their buffer takes the answer.
+    aliases = {1: 0} if is_reverse else None
+    return jax.ffi.ffi_call(name, _like(u), input_output_aliases=aliases)(a, u)
+
+
+def _call_adjoint(a: Any, h: Any, g: Any) -> tuple[Any, Any]:
+    name = _target("adjoint", g.dtype.name)
+    sums = jax.ShapeDtypeStruct((2 if len(a) == 1 else len(a), a.shape[1]), a.dtype)
+    v, d = jax.ffi.ffi_call(name, [_like(g), sums], input_output_aliases={2: 0})(a, h, g)
+    return v, d[: len(a)]
+
+
+def _like(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _abstract(x: Any) -> Any:
+    return ShapedArray(x.shape, x.dtype)
+
+
+def _primitive(name: str, *, on_cpu: Any, elsewhere: Any, shapes: Any, is_many: bool) -> Primitive:
+    primitive = Primitive(f"recollect_{name}")
+    primitive.multiple_results = is_many
+
+    @functools.cache
+    def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
+        return jax.jit(lambda *arrays: primitive.bind(*arrays, **dict(options)))
+
+    def run(*arrays: Any, **options: Any) -> Any:
+        with jax.disable_jit(False):
+            return compiled(tuple(options.items()))(*arrays)
+
+    primitive.def_impl(run)
+    primitive.def_abstract_eval(shapes)
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=is_many))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(on_cpu, multiple_results=is_many), platform="cpu"
+    )
+    return primitive
+
+
+_solve_p = _primitive(
+    "solve",
+    on_cpu=_call_solve,
+    elsewhere=_loop,
+    shapes=lambda a, u, **_: _abstract(u),
+    is_many=False,
+)
+_tangent_p = _primitive(
+    "tangent",
+    on_cpu=_tangent,
+    elsewhere=_tangent,
+    shapes=lambda a, h, da, du: _abstract(h),
+    is_many=False,
+)
+_adjoint_p = _primitive(
+    "adjoint",
+    on_cpu=_call_adjoint,
+    elsewhere=_adjoint,
+    shapes=lambda a, h, g: (_abstract(g), _abstract(a)),
+    is_many=True,
+)
+
+
+def _solve_jvp(primals: Any, tangents: Any, *, is_reverse: bool) -> tuple[Any, Any]:
+    (a, u), (da, du) = primals, tangents
+    h = _solve(a, u, is_reverse=is_reverse)
+    if isinstance(da, ad.Zero):
+        return h, du if isinstance(du, ad.Zero) else _solve(a, du, is_reverse=is_reverse)
+    du = ad.instantiate_zeros(du)
+    if not is_reverse:
+        return h, _tangent_p.bind(a, h, da, du)
+    moved = (da if len(a) == 1 else _later(da))[:, None] * _later(h)
+    return h, _solve(a, moved + du, is_reverse=True)
+
+
+def _solve_transpose(cotangent: Any, a: Any, u: Any, *, is_reverse: bool) -> Any:
+    if isinstance(cotangent, ad.Zero):
+        return None, None
+    return None, _solve(a, cotangent, is_reverse=not is_reverse)
+
+
+def _tangent_transpose(cotangent: Any, a: Any, h: Any, da: Any, du: Any) -> Any:
+    if isinstance(cotangent, ad.Zero):
+        return None, None, None, None
+    if not ad.is_undefined_primal(da):
+        return None, None, None, _solve(a, cotangent, is_reverse=True)
+    v, d = _adjoint_p.bind(a, h, cotangent)
+    return None, None, d, v if ad.is_undefined_primal(du) else None
+
+
+def _adjoint_transpose(cotangents: Any, a: Any, h: Any, g: Any) -> Any:
+    du, da = (ad.instantiate_zeros(c) for c in cotangents)
+    return None, None, _tangent_p.bind(a, h, da, du)
+
+
+def _composed_jvp(function: Any) -> Any:
+    def rule(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(function, primals, tuple(ad.instantiate_zeros(t) for t in tangents))
+
+    return rule
+
+
+def _composed_batch(function: Any) -> Any:
+    def rule(arrays: Any, axes: Any) -> Any:
+        return jax.vmap(function, in_axes=tuple(axes))(*arrays), 0
+
+    return rule
+
+
+def _solve_batch(arrays: Any, axes: Any, *, is_reverse: bool) -> tuple[Any, int]:
+    (a, u), (axis_a, axis_u) = arrays, axes
+    n_mapped = u.shape[axis_u] if axis_u is not None else a.shape[axis_a]
+    u = _mapped_inside(u, axis_u, n_mapped)
+    if axis_a is None:
+        rows = _solve(a, u.reshape(len(u), -1, u.shape[-1]), is_reverse=is_reverse)
+    else:
+        a = _mapped_inside(a, axis_a, n_mapped)
+        rows = _solve(_joined(a), _joined(u), is_reverse=is_reverse)
+    return rows.reshape(u.shape), 2
+
+
+def _adjoint_batch(arrays: Any, axes: Any) -> tuple[Any, Any]:
+    n_mapped = next(x.shape[k] for x, k in zip(arrays, axes, strict=True) if k is not None)
+    a, h, g = (_mapped_inside(x, k, n_mapped) for x, k in zip(arrays, axes, strict=True))
+    v, d = _adjoint_p.bind(_joined(a), _joined(h), _joined(g))
+    return (v.reshape(g.shape), d.reshape(a.shape)), (2, 1)
+
+
+def _mapped_inside(x: Any, axis: int | None, n_mapped: int) -> Any:
+    # The mapped axis next to the last one, where it is one more factor of the width.
+    if axis is None:
+        return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], n_mapped, x.shape[-1]))
+    return jnp.moveaxis(x, axis, -2)
+
+
+def _joined(x: Any) -> Any:
+    return x.reshape(*x.shape[:-2], -1)
+
+
+ad.primitive_jvps[_solve_p] = _solve_jvp
+ad.primitive_jvps[_tangent_p] = _composed_jvp(_tangent)
+ad.primitive_jvps[_adjoint_p] = _composed_jvp(lambda *arrays: list(_adjoint(*arrays)))
+ad.primitive_transposes[_solve_p] = _solve_transpose
+ad.primitive_transposes[_tangent_p] = _tangent_transpose
+ad.primitive_transposes[_adjoint_p] = _adjoint_transpose
+batching.primitive_batchers[_solve_p] = _solve_batch
+batching.primitive_batchers[_tangent_p] = _composed_batch(_tangent)
+batching.primitive_batchers[_adjoint_p] = _adjoint_batch
+
+
+@functools.cache
+def _target(name: str, dtype: str) -> str:
+    """Compiles one loop for one type, registers it with XLA and returns its name there."""
+    from recollect.models._compiled_kernels import compile_kernel
+
+    target = f"recollect_{name}_{dtype}"
+    kernel = compile_kernel(name, dtype)
+    # XLA keeps the address for as long as the process lives; so must the code.
+    _KEPT.append(kernel)
+    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(kernel.address), platform="cpu")
+    return target
