@@ -16,8 +16,8 @@ KERNELS = {"exponential": "exp(-t)", "polynomial": "(1+t)**-1.5"}
 LEVEL = 0.1
 # Small enough that tanh and hardtanh stay where they have a slope.
 READ_IN = 0.5
-DIMENSIONS = dict.fromkeys(("errors", "sampled", "radii"), ("place",))
-UNITS = {
+DIMENSIONS: dict[str, tuple[str, ...]] = dict.fromkeys(("errors", "sampled", "radii"), ("place",))
+UNITS: dict[str, str] = {
     **dict.fromkeys((*DIMENSIONS, "misfit", "radius", "rate"), "1"),
     **dict.fromkeys(("width", "horizon", "n_training", "n_radii", "dt"), "1"),
     **dict.fromkeys(("n_starts", "n_steps", "n_paths"), "1"),
@@ -203,7 +203,9 @@ def train_network(
         # The best sums for completely monotone kernels have positive amplitudes.
         sign = np.sign(np.asarray(network.U)[:, 0])
         flat = features.reshape(-1, network.width).astype(np.float64) * sign
-        triangle = np.linalg.qr(np.column_stack([flat, outputs[some].ravel()]), mode="r")
+        triangle = np.asarray(
+            np.linalg.qr(np.column_stack([flat, outputs[some].ravel()]), mode="r")
+        )
         readout = scipy.optimize.nnls(triangle[:, :-1], triangle[:, -1])[0]
         return eqx.tree_at(lambda m: m.C, network, (readout * sign)[None, :])
 

@@ -65,7 +65,7 @@ def _map(name: str) -> tuple[Any, Any]:
         "inverse square": models.InverseSquare(),
         "discrete inverse square": models.DiscreteInverseSquare(),
     }
-    reparam = maps.get(name)
+    reparam: Any = maps.get(name)
     # Of a multiplier α the sum Σ|α|^k = 1/(1-|α|) is what an integral 1/w is to a rate.
     if name == "discrete inverse square":
         return reparam, lambda v: -np.expm1(-np.asarray(reparam.forward(np.asarray(v))))

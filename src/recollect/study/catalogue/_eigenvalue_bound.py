@@ -1,0 +1,233 @@
+"""Paper B, Theorem 3.9 and appendix J: the slowest eigenvalue at rest bounds the stable radius."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from recollect._core._status import Status
+from recollect.study._claims import Claim
+from recollect.study._grid import zipped
+from recollect.study._study import Study
+from recollect.study.catalogue._kernel_regime import slope
+from recollect.study.catalogue._perturbed_networks import mark_widths, start_network
+
+_DT = 0.1
+_BEYOND = 0.05
+
+
+def examine(kind: str, width: int, gain: float, seed: int) -> dict[str, Any]:
+    """Returns the bound of a network at rest, its formula, and how its memory and its neighbours decay.
+
+    `gain` scales the state weights of a GRU; tanh networks have rates down to 2/width.
+    """
+    from recollect import stability
+
+    if kind == "gru":
+        network, matrix = _gru(width, gain, seed)
+        dt, time = 1.0, "step"
+    else:
+        network: Any = start_network("dense", "tanh", width, 2.0 / width, dt=_DT, seed=seed)
+        network, matrix = _with_readout(network), np.asarray(network.W)
+        dt, time = _DT, "1"
+    bound = stability.measure_eigenvalue_bound(network)
+    formula = float(-np.linalg.eigvals(matrix).real.max())
+    moved = [_moved(network, factor * bound) for factor in (1 - _BEYOND, 1 + _BEYOND)]
+    return {
+        "bound": bound,
+        "formula": formula,
+        "memory_rate": -_growth(network, dt, formula),
+        "growth_within": _growth(moved[0], dt, formula),
+        "growth_beyond": _growth(moved[1], dt, formula),
+        "time": time,
+        "status": Status(),
+    }
+
+
+def _gru(width: int, gain: float, seed: int) -> tuple[Any, np.ndarray]:
+    from recollect import models
+
+    drawn = models.initialise_gru(width, n_inputs=1, n_outputs=1, key=seed)
+    weights = gain * np.array(drawn.state_weights)
+    biases = [np.array(drawn.input_bias), np.array(drawn.state_bias)]
+    for bias in biases:
+        # Appendix J: h = 0 is at rest where the candidate has no bias.
+        bias[2 * width :] = 0
+    network = models.GRU(drawn.input_weights, weights, *biases, drawn.C)
+    reset, keep = (
+        1 / (1 + np.exp(-(biases[0] + biases[1])[part]))
+        for part in (slice(0, width), slice(width, 2 * width))
+    )
+    # The paper's z is the share that is renewed, torch's the one that is kept.
+    return network, (1 - keep)[:, None] * (weights[2 * width :] * reset - np.eye(width))
+
+
+def _with_readout(network: Any) -> Any:
+    import equinox as eqx
+
+    return eqx.tree_at(lambda m: m.C, network, np.ones((1, network.width)))
+
+
+def _moved(network: Any, radius: float) -> Any:
+    """Returns the network with its linear part at rest moved by β times the identity."""
+    import equinox as eqx
+
+    from recollect import models
+
+    if isinstance(network, models.ResidualRNN):
+        return eqx.tree_at(
+            lambda m: m.W, network, np.asarray(network.W) + radius * np.eye(network.width)
+        )
+    width = network.width
+    bias = np.asarray(network.input_bias) + np.asarray(network.state_bias)
+    reset = 1 / (1 + np.exp(-bias[:width]))
+    renew = 1 / (1 + np.exp(bias[width : 2 * width]))
+    weights = np.array(network.state_weights)
+    # Diag(renew) (U + δ) Diag(reset) moves by βI.
+    weights[2 * width :] += np.diag(radius / (renew * reset))
+    return eqx.tree_at(lambda m: m.state_weights, network, weights)
+
+
+def _growth(network: Any, dt: float, rate: float) -> float:
+    """Returns the rate at which what is left of a tiny pulse grows, in 1/time, late in its life."""
+    # At 5 % beyond the boundary a pulse takes twenty time constants to say so.
+    n_time = min(int(60 / (rate * dt)), 20_000)
+    signal = np.zeros((n_time, 1))
+    signal[:3] = 1e-8
+    size = np.abs(np.asarray(network(signal, dt=dt))[:, 0])
+    envelope = np.maximum.reduceat(size, np.arange(0, n_time, max(1, n_time // 60)))
+    usable = (envelope > 1e-300) & (envelope < 1e-2)
+    late = np.flatnonzero(usable)[int(0.6 * usable.sum()) :]
+    if len(late) < 4:
+        return math.nan
+    times = dt * max(1, n_time // 60) * late
+    return float(np.polyfit(times, np.log(envelope[late]), 1)[0])
+
+
+def build_study(*, quick: bool) -> Study:
+    """Returns the study; `quick` has three widths, three gains and one seed."""
+    widths = [4, 16, 64] if quick else [4, 8, 16, 32, 64, 128]
+    gains = [0.5, 1.0, 1.4] if quick else [0.25, 0.5, 0.75, 1.0, 1.2, 1.4]
+    return Study(
+        name="eigenvalue-bound",
+        function=examine,
+        grid=zipped(
+            kind=["tanh"] * len(widths) + ["gru"] * len(gains),
+            width=[*widths, *([16] * len(gains))],
+            gain=[1.0] * len(widths) + gains,
+        ),
+        seeds=1 if quick else 5,
+        units={
+            **dict.fromkeys(
+                (
+                    "bound",
+                    "formula",
+                    "memory_rate",
+                    "growth_within",
+                    "growth_beyond",
+                    "width",
+                    "gain",
+                ),
+                "1",
+            )
+        },
+        figure="Theorem 3.9",
+        paper="B",
+        claims=(
+            Claim(
+                "For a GRU the bound is that of Diag(σ(b_z))(U_h Diag(σ(b_r)) - I), the matrix of appendix J "
+                "(largest difference).",
+                lambda r: float(np.abs(_of(r, "gru", "bound") - _of(r, "gru", "formula")).max()),
+                expected=0.0,
+                tolerance=1e-9,
+                reason="rounding of a derivative and an eigenvalue",
+                relation="at_most",
+            ),
+            Claim(
+                "The memory decays no slower than the bound says (least ratio of its rate to the bound).",
+                lambda r: float(
+                    min(
+                        (_of(r, k, "memory_rate") / _of(r, k, "bound")).min()
+                        for k in ("tanh", "gru")
+                    )
+                ),
+                expected=1.0,
+                tolerance=0.03,
+                reason="a step of Euler or of a GRU turns a rate λ into -log(1-λΔ)/Δ, which is faster; the "
+                "tolerance is for the fit over a finite window",
+                relation="at_least",
+            ),
+            Claim(
+                f"{100 * _BEYOND:.0f} % within the bound the moved network still forgets (largest growth, over "
+                "the bound).",
+                lambda r: float(
+                    max(
+                        (_of(r, k, "growth_within") / _of(r, k, "bound")).max()
+                        for k in ("tanh", "gru")
+                    )
+                ),
+                expected=0.0,
+                tolerance=0.0,
+                reason="a sign",
+                relation="at_most",
+            ),
+            Claim(
+                f"{100 * _BEYOND:.0f} % beyond it it does not: no radius beyond the bound is stable (least "
+                "growth, over the bound).",
+                lambda r: float(
+                    min(
+                        (_of(r, k, "growth_beyond") / _of(r, k, "bound")).min()
+                        for k in ("tanh", "gru")
+                    )
+                ),
+                expected=0.0,
+                tolerance=0.0,
+                reason="a sign",
+                relation="at_least",
+            ),
+            Claim(
+                "Networks that approximate (1+t)^-1.5 ever better, with rates down to 2/width, take their "
+                "radius to zero as fast (order in the width).",
+                lambda r: slope(_of(r, "tanh", "width"), _of(r, "tanh", "bound")),
+                expected=-1.0,
+                tolerance=0.05,
+                reason="entries off the diagonal of a tenth of the slowest rate move it by a few per cent",
+            ),
+        ),
+    )
+
+
+def draw(figure: Any, results: Any) -> None:
+    """Fills a figure: bound and memory rate of tanh networks against width, of GRUs against gain."""
+    left, right = figure.subplots(1, 2)
+    for panel, kind, name in ((left, "tanh", "width"), (right, "gru", "gain")):
+        x = _of(results, kind, name)
+        for value, label, style in (
+            ("bound", "bound: -max Re λ at rest", "o-"),
+            ("memory_rate", "rate at which the memory decays", "s--"),
+        ):
+            panel.plot(x, _of(results, kind, value), style, markersize=4, label=label)
+        for value, label, marker in (
+            ("growth_within", "moved to 95 % of the bound", "v"),
+            ("growth_beyond", "moved to 105 % of the bound", "^"),
+        ):
+            ratio = _of(results, kind, value) / _of(results, kind, "bound")
+            panel.plot(
+                [], [], marker, color="gray", label=label + f": growth {np.mean(ratio):+.3f} of it"
+            )
+        panel.set(xlabel=name, title=kind)
+        panel.legend(frameon=False, fontsize="x-small")
+    left.set(xscale="log", yscale="log", ylabel="rate")
+    mark_widths(left, np.unique(_of(results, "tanh", "width")))
+    right.set(ylabel="rate per step")
+
+
+def _of(results: Any, kind: str, name: str) -> np.ndarray:
+    chosen = np.asarray(results["kind"].values) == kind
+    values = results[name]
+    if "seed" in values.dims:
+        values = values.transpose("seed", ...)
+        return np.median(values.values, axis=0)[chosen]
+    return np.asarray(values.values)[chosen].ravel()
