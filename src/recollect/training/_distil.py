@@ -845,9 +845,9 @@ class _SequenceFit:
         flat = self.values.reshape(self.n, -1)
         starts = []
         z = _in_pairs(multipliers_of(part, self.n_outputs, order))
-        lags = np.arange(2 * self.n, dtype=float)
-        padded = np.concatenate([flat, np.zeros_like(flat)])
-        whole = LagGrid(lags, np.ones(2 * self.n))
+        whole = _past_the_end(self.n)
+        padded = np.zeros((len(whole.lags), flat.shape[1]))
+        padded[: self.n] = flat
         rates = _rates_of(z, 1.0)
         if len(z) > width:
             amplitudes = _least_squares(rates, whole, padded)
@@ -860,11 +860,11 @@ class _SequenceFit:
         else:
             starts.append(rates)
         grid = whole.thinned(8)
-        wanted = padded[grid.lags.astype(int)]
+        wanted = padded[np.searchsorted(whole.lags, grid.lags)]
         trials = []
         for start in starts:
             found = refine_over_lags(
-                start, grid, wanted, norm="l2", is_discrete=True, slowest=2 / self.n
+                start, grid, wanted, norm="l2", is_discrete=True, slowest=0.5 / self.n
             )
             trials.append(self._judged(found[0], _least_squares(found[0], whole, padded)))
         best = min(trials, key=lambda fit: fit.errors["l2"])
@@ -875,7 +875,7 @@ class _SequenceFit:
                 wanted,
                 norm=self.norm,
                 is_discrete=True,
-                slowest=2 / self.n,
+                slowest=0.5 / self.n,
             )
             best = min((best, self._judged(*refined)), key=lambda fit: fit.errors[self.norm])
         return best
@@ -923,6 +923,13 @@ class _SequenceFit:
         return self._delivered(_rates_of(w, 1.0), small.inputs, back)
 
 
+def _past_the_end(n: int) -> LagGrid:
+    """Returns all lags of a sequence, as many zeros, and some far beyond: a tail is an error."""
+    far = np.unique(np.geomspace(2 * n, 24 * n, 128).round())
+    lags = np.concatenate([np.arange(2 * n, dtype=float), far[:-1]])
+    return LagGrid(lags, np.concatenate([np.ones(2 * n), np.diff(far)]))
+
+
 def _in_pairs(multipliers: np.ndarray) -> np.ndarray:
     upper = multipliers[multipliers.imag > 1e-12]
     singles = np.unique(multipliers[np.abs(multipliers.imag) <= 1e-12].real)
@@ -936,9 +943,11 @@ def _least_squares(rates: np.ndarray, grid: LagGrid, target: np.ndarray) -> np.n
     turned = np.abs(np.abs(rates[upper].imag) - np.pi) < 1e-12
     pair = (rates[upper].imag > 0) & ~turned
     basis = np.concatenate([wave.real, wave.imag[:, pair]], axis=1)
+    root = np.sqrt(grid.weights)[:, None]
+    basis = basis * root
     size = np.linalg.norm(basis, axis=0)
     size[size == 0] = 1.0
-    found = np.linalg.lstsq(basis / size, target, rcond=1e-13)[0] / size[:, None]
+    found = np.linalg.lstsq(basis / size, target * root, rcond=1e-13)[0] / size[:, None]
     half = found[: len(wave[0])].astype(complex)
     half[pair] = 0.5 * (half[pair] - 1j * found[len(wave[0]) :])
     amplitudes = np.zeros((len(rates), target.shape[1]), complex)
