@@ -24,6 +24,7 @@ ENTRIES: dict[str, str] = {
     "perturbed-tanh": "recollect.study.catalogue._perturbed_tanh",
     "perturbed-activations": "recollect.study.catalogue._perturbed_activations",
     "reparameterised-curves": "recollect.study.catalogue._reparameterised_curves",
+    "training-speed": "recollect.study.catalogue._training_speed",
     "eigenvalue-bound": "recollect.study.catalogue._eigenvalue_bound",
     "rescaled-rates": "recollect.study.catalogue._rescaled_rates",
     "stable-parameterisations": "recollect.study.catalogue._stable_parameterisations",
