@@ -72,11 +72,10 @@ def _torch(width: int, n_steps: int) -> np.ndarray | None:
             h = torch.tanh(w * h + x[:, t] @ u.T)
             outputs.append(h @ c)
         risk = ((torch.stack(outputs, 1) - y) ** 2).sum() / 32
-        w.grad = u.grad = None
-        risk.backward()
+        gradient_w, gradient_u = torch.autograd.grad(risk, (w, u))
         with torch.no_grad():
-            w -= ETA * w.grad
-            u -= ETA * u.grad
+            w -= ETA * gradient_w
+            u -= ETA * gradient_u
             w.copy_(w0 + (w - w0).clamp(-1 / width**0.5, 1 / width**0.5))
             move = u - u0
             size = move.norm(dim=1, keepdim=True).clamp_min(1 / width**0.5)
@@ -105,7 +104,7 @@ def _ntk() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1 seed, 200 steps")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=2000)
@@ -113,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     seeds, steps = (1, 200) if arguments.quick else (arguments.seeds, arguments.steps)
     clock = _Clock()
-    spent = {m: sum(_run(m, seed, steps) for seed in range(seeds)) for m in WIDTHS}
+    spent = {m: sum((_run(m, seed, steps) for seed in range(seeds)), np.zeros(2)) for m in WIDTHS}
     wall, cpu = clock.read()
     print(f"{seeds} seeds x {len(WIDTHS)} widths x {steps} steps: {wall:.1f} s ({cpu:.1f} s CPU)")
     few = min(steps, 200)

@@ -199,6 +199,7 @@ def bound_risk(
         projected   (1/τ)Σ_s R(Θ(s)) ≤ x,   √x = [E + √(E² + qν²/(ητ))]/(2q),
         average     R(mean of Θ(s)) ≤ (√x + ½ρ²√(ΣS_t²)/√m)²,
         sgd         (1/τ)Σ_s R(Θ(s)) ≤ min_c [c x + r_max ln(1/δ')/τ]/(1-e^{-c}),
+                    √r_max = G_0 √(ν² + ητE²/q) + E, as no step is farther from the comparator,
         plain       as projected, if 2Gη Σ√x stays below ρ, so that the ball is never left.
 
     The bound on the average over the steps bounds the best step too. Where `ηG² ≥ 1` (C's step
@@ -482,7 +483,8 @@ def _projected(
     if eta * squared < 1:
         # No step is farther from the comparator than this.
         far = nu_all**2 + eta * n_steps * error**2 / (1 - eta * squared)
-        seen = min(largest, (np.linalg.norm(start.gradient) * math.sqrt(far) + error) ** 2)
+        steep = float(np.linalg.norm(start.gradient))
+        seen = min(largest, (steep * math.sqrt(far) + error) ** 2)
     paper = outcome(solve_descent_bounded(error, price, 4 * eta * squared * largest))
     bound = min(outcome(solve_descent(error, price, eta * squared)), paper)
     floor = outcome(solve_descent(error, 0.0, min(eta * squared, 0.5)))

@@ -26,7 +26,7 @@ def compare(width: int, seed: int, n_samples: int, horizon: int) -> dict[str, An
     ntk = convergence.measure_ntk(network, signals)
     bounds, measured = [], []
     for method in METHODS:
-        radii = {} if method == "plain" else {"radius_w": 0.5, "radius_u": 0.5}
+        radii: dict[str, Any] = {} if method == "plain" else {"radius_w": 0.5, "radius_u": 0.5}
         bound = convergence.bound_risk_on_data(
             network, signals, values, n_steps=_STEPS, method=method, **radii
         )
