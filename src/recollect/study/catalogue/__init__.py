@@ -24,6 +24,8 @@ ENTRIES: dict[str, str] = {
     "perturbed-tanh": "recollect.study.catalogue._perturbed_tanh",
     "perturbed-activations": "recollect.study.catalogue._perturbed_activations",
     "reparameterised-curves": "recollect.study.catalogue._reparameterised_curves",
+    "random-teachers": "recollect.study.catalogue._random_teachers",
+    "transformer-teacher": "recollect.study.catalogue._transformer_teacher",
     "training-speed": "recollect.study.catalogue._training_speed",
     "eigenvalue-bound": "recollect.study.catalogue._eigenvalue_bound",
     "rescaled-rates": "recollect.study.catalogue._rescaled_rates",

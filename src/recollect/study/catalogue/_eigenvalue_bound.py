@@ -200,28 +200,37 @@ def build_study(*, quick: bool) -> Study:
 
 
 def draw(figure: Any, results: Any) -> None:
-    """Fills a figure: bound and memory rate of tanh networks against width, of GRUs against gain."""
-    left, right = figure.subplots(1, 2)
-    for panel, kind, name in ((left, "tanh", "width"), (right, "gru", "gain")):
+    """Fills a figure: bound and memory rate of tanh networks and GRUs, and what moving them does."""
+    left, middle, right = figure.subplots(1, 3)
+    for panel, kind, name in ((left, "tanh", "width"), (middle, "gru", "gain")):
         x = _of(results, kind, name)
-        for value, label, style in (
-            ("bound", "bound: -max Re λ at rest", "o-"),
-            ("memory_rate", "rate at which the memory decays", "s--"),
-        ):
-            panel.plot(x, _of(results, kind, value), style, markersize=4, label=label)
-        for value, label, marker in (
-            ("growth_within", "moved to 95 % of the bound", "v"),
-            ("growth_beyond", "moved to 105 % of the bound", "^"),
-        ):
-            ratio = _of(results, kind, value) / _of(results, kind, "bound")
-            panel.plot(
-                [], [], marker, color="gray", label=label + f": growth {np.mean(ratio):+.3f} of it"
-            )
+        panel.plot(x, _of(results, kind, "bound"), "o-", markersize=4, label="-max Re λ at rest")
+        rate = _of(results, kind, "memory_rate")
+        panel.plot(x, rate, "s--", markersize=4, label="rate of the memory")
         panel.set(xlabel=name, title=kind)
         panel.legend(frameon=False, fontsize="x-small")
+        for value, share in (("growth_within", 1 - _BEYOND), ("growth_beyond", 1 + _BEYOND)):
+            growth = _of(results, kind, value) / _of(results, kind, "bound")
+            mark = {
+                "marker": "o" if kind == "tanh" else "^",
+                "color": "C0" if kind == "tanh" else "C2",
+            }
+            label = kind if value == "growth_within" else None
+            right.plot(
+                np.full(len(growth), share),
+                growth,
+                linestyle="none",
+                label=label,
+                fillstyle="none",
+                **mark,
+            )
     left.set(xscale="log", yscale="log", ylabel="rate")
     mark_widths(left, np.unique(_of(results, "tanh", "width")))
-    right.set(ylabel="rate per step")
+    middle.set(ylabel="rate per step")
+    right.axhline(0, color="gray", linewidth=0.8)
+    right.axvline(1, color="gray", linewidth=0.8)
+    right.set(xlabel="moved by (over the bound)", ylabel="growth of a pulse (over the bound)")
+    right.legend(frameon=False, fontsize="x-small")
 
 
 def _of(results: Any, kind: str, name: str) -> np.ndarray:
