@@ -53,7 +53,7 @@ class WarmStart:
             initial states fitted, in the unit of each output, shape (out,).
         start_error: the same before the refinement, of the network of the estimated kernel.
         relative_error: `error` over the standard deviation of each output.
-        input_offset: mean of the inputs, shape (in,).
+        input_offset: mean of the inputs, zero for records that start at rest, shape (in,).
         output_offset: output at rest under it, shape (out,).
         kernel: the estimated memory.
         width: units that carry the linear part, for each output.
@@ -129,6 +129,7 @@ def warm_start(
     max_width: int = 16,
     initial_state: str = "unknown",
     n_steps: int = 40,
+    kernel: KernelEstimate | None = None,
     key: Any = 0,
 ) -> WarmStart:
     """Returns a network started from records, with the memory in place before training begins.
@@ -158,6 +159,7 @@ def warm_start(
         max_width: most units per output when `width` is left out.
         initial_state: `"unknown"`, or `"rest"` if every record starts at rest.
         n_steps: most steps of the refinement.
+        kernel: of `memory.estimate_kernel` on these records, if it has been made already.
         key: JAX key or integer seed of the units not yet read.
 
     Returns:
@@ -181,13 +183,17 @@ def warm_start(
     if plan.like is not None:
         _require_channels(plan.like, xs[0].shape[1], ys[0].shape[1])
     is_one = len(xs) == 1
-    kernel = estimate_kernel(
-        xs[0] if is_one else xs,
-        ys[0] if is_one else ys,
-        dt=dt,
-        initial_state=initial_state,
-    )
-    centre = np.concatenate(xs).mean(axis=0)
+    if kernel is None:
+        kernel = estimate_kernel(
+            xs[0] if is_one else xs,
+            ys[0] if is_one else ys,
+            dt=dt,
+            initial_state=initial_state,
+        )
+    _require_kernel(kernel, xs[0].shape[1], ys[0].shape[1], dt)
+    # At rest before the record means an input of zero there, not of its mean.
+    is_at_rest = initial_state == "rest"
+    centre = np.zeros(xs[0].shape[1]) if is_at_rest else np.concatenate(xs).mean(axis=0)
     centred = [x - centre for x in xs]
     n_outputs = ys[0].shape[1]
     if plan.is_linear and width is None and plan.n_units is not None:
@@ -206,7 +212,7 @@ def warm_start(
                 centred,
                 [y[:, o] for y in ys],
                 dt=dt,
-                is_at_rest=initial_state == "rest",
+                is_at_rest=is_at_rest,
                 has_offset=True,
                 n_steps=n_steps,
             )
@@ -316,6 +322,17 @@ def _require_channels(like: Any, n_inputs: int, n_outputs: int) -> None:
         raise invalid("inputs", f"{like.n_inputs} channel(s), those of the model", n_inputs)
     if like.n_outputs != n_outputs:
         raise invalid("outputs", f"{like.n_outputs} channel(s), those of the model", n_outputs)
+
+
+def _require_kernel(kernel: Any, n_inputs: int, n_outputs: int, dt: float) -> None:
+    if not isinstance(kernel, KernelEstimate):
+        raise wrong_type("kernel", "a KernelEstimate", type(kernel).__name__)
+    if kernel.kernel.shape[1:] != (n_outputs, n_inputs) or not math.isclose(kernel.dt, dt):
+        raise invalid(
+            "kernel",
+            f"an estimate of {n_outputs} output(s) and {n_inputs} input(s) at step {dt:g}",
+            f"one of shape {kernel.kernel.shape[1:]} at step {kernel.dt:g}",
+        )
 
 
 def _shares(width: int | None, n_outputs: int) -> list[int | None]:
