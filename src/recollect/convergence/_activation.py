@@ -89,6 +89,7 @@ def smooth_activation(
     value_bound: float,
     slope_bound: float,
     curvature_bound: float,
+    third_bound: float = math.inf,
     name: str = "custom",
 ) -> SmoothActivation:
     """Returns an activation of your own with the bounds that the theorems need.
@@ -100,6 +101,7 @@ def smooth_activation(
         value_bound: σ_0, may be infinite.
         slope_bound: σ_1.
         curvature_bound: σ_2.
+        third_bound: σ_3, if one is known: certificates can then let twins cancel.
         name: a name for it.
 
     Raises:
@@ -118,13 +120,18 @@ def smooth_activation(
         else require_positive("value_bound", value_bound),
         require_positive("slope_bound", slope_bound),
         require_positive("curvature_bound", curvature_bound),
+        math.inf if third_bound == math.inf else require_positive("third_bound", third_bound),
         function=function,
     )
     for label, bound, values in (
         ("value_bound", found.value_bound, found.value(_TRIED)),
         ("slope_bound", found.slope_bound, found.slope(_TRIED)),
         ("curvature_bound", found.curvature_bound, found.curvature(_TRIED)),
+        ("third_bound", found.third_bound, _of(found, _TRIED, 3)),
     ):
+        if bound == math.inf:
+            continue
+
         size = np.where(np.isfinite(values), abs(values), math.inf)
         worst = int(np.argmax(size))
         if size[worst] > bound * (1 + _ROUNDING):

@@ -147,8 +147,21 @@ def test_an_activation_of_ones_own_is_tried():
     own = c.smooth_activation(jnp.sin, value_bound=1, slope_bound=1, curvature_bound=1, name="sin")
     network, signals, _ = case(activation=own)
     assert np.all(network(signals) == 0)
-    with pytest.raises(ValueError, match="curvature_bound: expected at least"):
-        c.smooth_activation(jnp.sin, value_bound=1, slope_bound=1, curvature_bound=0.5, name="sin")
+    bounds = {"value_bound": 1, "slope_bound": 1, "curvature_bound": 1, "third_bound": 1}
+    for name in bounds:
+        with pytest.raises(ValueError, match=f"{name}: expected at least"):
+            c.smooth_activation(jnp.sin, **(bounds | {name: 0.5}))
+    # A third bound lets twins cancel: the certificate is the tighter for it.
+    signals = c.draw_sequences(3, 2, 2, seed=0)
+    targets = 0.1 * np.ones((3, 2))
+
+    def certificate(activation):
+        start = c.initialise_paired(256, 2, alpha=0.3, seed=0, activation=activation)
+        return c.bound_risk_on_data(
+            start, signals, targets, n_steps=20, radius_w=0.5, radius_u=0.5
+        ).bound
+
+    assert certificate(c.smooth_activation(jnp.sin, **bounds)) < 0.7 * certificate(own)
 
 
 @pytest.mark.parametrize(
