@@ -86,8 +86,8 @@ def measure_perturbation_error(
 ) -> StabilityCurve:
     """Returns `E_m(β) = sup_{|θ̃-θ| ≤ β} ‖H - Ĥ(θ̃)‖` for networks of several widths.
 
-    Conditional-gradient ascent from random directions and from the worst weights of the radius
-    before: each step goes towards the point of the ball that the gradient points at, by a length that
+    Conditional-gradient ascent from random directions, from those that make the memory longer and
+    the network louder, and from the worst weights of the radius before: each step goes towards the point of the ball that the gradient points at, by a length that
     grows after a gain and shrinks after a loss. All starts take a quarter of the steps, the best
     quarter of them the rest. Every value reported is evaluated anew, in the exact norm or on all
     paths; a smaller ball lies in a larger one, so values never fall. A perturbed network that
@@ -187,6 +187,7 @@ def _curve(model, radii, target, norm, ball, of, paths, dt, n_starts, n_steps, n
         problem = state_path_problem(model, target, weights, norm, paths, dt, n_search)
     ascent = Ascent(weights, problem.objective, problem.data, ball)
     directions = np.random.default_rng(key).standard_normal((n_starts, len(weights.flat)))
+    hints = weights.hints(model)
     n_first = max(1, n_steps // 4)
     n_carried = max(2, n_starts // 4)
     errors, sampled, agreement = [], [], []
@@ -198,9 +199,8 @@ def _curve(model, radii, target, norm, ball, of, paths, dt, n_starts, n_steps, n
         if radius == 0:
             so_far = drawn = problem.judge(weights.flat)
         elif drawn < math.inf:
-            starts = ascent.surface(directions, radius)
-            states = ascent.begin(starts)
-            drawn = max(drawn, problem.judge(weights.flat + starts[np.argmax(states[1])]))
+            states = ascent.begin(ascent.surface(directions, radius))
+            drawn = max(drawn, problem.judge(weights.flat + states[0][np.argmax(states[1])]))
         if drawn == math.inf or (radius > 0 and problem.escapes(float(radius))):
             # Larger balls hold the same weights: there is nothing left to search for.
             so_far = math.inf
@@ -210,6 +210,9 @@ def _curve(model, radii, target, norm, ball, of, paths, dt, n_starts, n_steps, n
         if states is None or so_far == math.inf:
             errors.append(so_far)
             continue
+        if len(hints):
+            known = ascent.begin(ascent.surface(hints, radius))
+            states = tuple(np.concatenate(pair) for pair in zip(states, known, strict=True))
         states = ascent.climb(states, radius, n_first)
         order = np.argsort(-states[1], kind="stable")[: n_carried - (worst is not None)]
         states = tuple(part[order] for part in states)

@@ -107,7 +107,7 @@ def estimate_stable_radius(
         )
     known = np.isfinite(radii) & ~is_cut & (radii > 0)
     usable = [i for i in order if known[i]]
-    if len({curve.widths[i] for i in usable}) < 3:
+    if len(np.unique(np.asarray(curve.widths)[usable])) < 3:
         words = "fewer than three networks broke within the radii tried: widen their range"
         widest = radii[order[-1]]
         return StableRadius(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recollect._core._check import invalid, require_finite, wrong_type
+from recollect.models import DiagonalRNN
 
 # Diagonals of a state matrix: its spectral norm is the largest entry.
 _DIAGONALS = ("weights", "frequencies")
@@ -113,6 +114,23 @@ class Weights:
     def restore(self, vector: np.ndarray) -> Any:
         """Returns the network with these weights, on the host."""
         return self.layout.restore(np.asarray(vector, np.float64), self.arrays)
+
+    def hints(self, model: Any) -> np.ndarray:
+        """Returns directions worth a start of their own: longer memory alone, and louder besides."""
+        longer, louder = np.zeros_like(self.flat), self.flat.copy()
+        for segment in self.layout.segments:
+            part = slice(segment.start, segment.stop)
+            size = segment.shape[0] if segment.shape else 0
+            if segment.is_diagonal and isinstance(model, DiagonalRNN):
+                v, h = self.flat[part], 1e-6
+                louder[part] = 0.0
+                if len(v) == model.width and np.allclose(v, np.asarray(model.weights)):
+                    ends = [np.asarray(model.reparam.forward(v + s * h)) for s in (-1, 1)]
+                    longer[part] = np.sign(ends[0] - ends[1])
+            elif segment.shape == (size, size) and size > 1 and not segment.is_complex:
+                longer[part], louder[part] = np.eye(size).ravel(), 0.0
+        hints = [longer, longer + louder, longer - louder]
+        return np.array([hint for hint in hints if np.any(hint)]).reshape(-1, len(self.flat))
 
 
 def moving_weights(model: Any, of: str) -> Weights:

@@ -49,6 +49,7 @@ def residual(width=4, seed=0, activation="tanh", shift=0.6):
 
 PATHS = np.random.default_rng(9).standard_normal((24, 20, 1))
 QUICK = {"n_starts": 6, "n_steps": 12}
+DEFAULT = (("plain", "direct"), ("normalised", "softplus"))
 
 
 def test_the_search_equals_the_closed_form_in_the_papers_ball_up_to_infinity():
@@ -116,8 +117,14 @@ def test_the_search_equals_the_closed_form_in_the_euclidean_ball():
     assert curve.errors[0, 0] == pytest.approx(exact, rel=2e-3)
 
 
-@pytest.mark.parametrize("reparam", sorted(REPARAMS))
-@pytest.mark.parametrize("readin", ["plain", "normalised"])
+@pytest.mark.parametrize(
+    ("readin", "reparam"),
+    [
+        pytest.param(readin, reparam, marks=() if pair in DEFAULT else pytest.mark.slow)
+        for readin, reparam in itertools.product(("plain", "normalised"), sorted(REPARAMS))
+        for pair in [(readin, reparam)]
+    ],
+)
 def test_sampling_is_below_the_search_and_the_search_below_the_bound(reparam, readin):
     cases = [("all", "paper"), ("rates", "paper"), ("all", "euclidean")]
     for seed, (of, ball) in itertools.product(range(2), cases):
@@ -164,15 +171,27 @@ def test_the_order_holds_against_a_target_too():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: models.to_dense(diagonal(2, 3)),
-        lambda: models.rediscretise(diagonal(2, 3, "exponential"), 0.5),
-        lambda: models.to_dense(models.rediscretise(diagonal(2, 3), 0.5)),
-        lambda: models.DiagonalRNN(
-            [0.3 + 1j, 0.3 - 1j], [[0.5 + 0.2j], [0.5 - 0.2j]], [[1 + 1j, 1 - 1j]]
+        pytest.param(lambda: models.to_dense(diagonal(2, 3)), id="dense"),
+        pytest.param(lambda: models.rediscretise(diagonal(2, 3, "exponential"), 0.5), id="steps"),
+        pytest.param(
+            lambda: models.to_dense(models.rediscretise(diagonal(2, 3), 0.5)),
+            id="dense steps",
+            marks=pytest.mark.slow,
         ),
-        lambda: models.DiagonalRNN([0.3, 1.0], [[1.0, 0.2], [0.3, 1.0]], [[1.0, 0.5], [0.2, 1.0]]),
+        pytest.param(
+            lambda: models.DiagonalRNN(
+                [0.3 + 1j, 0.3 - 1j], [[0.5 + 0.2j], [0.5 - 0.2j]], [[1 + 1j, 1 - 1j]]
+            ),
+            id="complex",
+        ),
+        pytest.param(
+            lambda: models.DiagonalRNN(
+                [0.3, 1.0], [[1.0, 0.2], [0.3, 1.0]], [[1.0, 0.5], [0.2, 1.0]]
+            ),
+            id="two channels",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["dense", "steps", "dense steps", "complex", "two channels"],
 )
 def test_every_linear_network_has_its_exact_norm(make):
     model = make()
@@ -198,6 +217,7 @@ def on_a_grid(first, second):
     return dt * gap.sum() if first.dt else np.trapezoid(gap, t)
 
 
+@pytest.mark.slow
 def test_the_dense_search_finds_the_normal_matrix_that_diverges_first():
     dense = models.LinearRNN(np.diag([-0.5, -2.0]), np.ones((2, 1)), np.ones((1, 2)))
     curve = stability.measure_perturbation_error(dense, [0.4, 0.49, 0.5, 0.6], **QUICK)
@@ -240,7 +260,7 @@ def test_the_read_in_stays_where_it_is_asked_to():
         assert np.abs(np.asarray(moved.C) - model.C).max() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("norm", ["mse", "w1"])
+@pytest.mark.parametrize("norm", ["mse", pytest.param("w1", marks=pytest.mark.slow)])
 def test_sampling_is_below_the_search_on_paths(norm):
     for seed in range(2):
         curve = stability.measure_perturbation_error(
@@ -310,7 +330,7 @@ def permuted(model, order):
 
 
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
-@pytest.mark.parametrize("ball", ["paper", "euclidean"])
+@pytest.mark.parametrize("ball", ["paper", pytest.param("euclidean", marks=pytest.mark.slow)])
 def test_the_order_of_the_units_changes_nothing(kind, ball):
     model = diagonal(0, 4) if kind == "linear" else residual(4)
     options = {} if kind == "linear" else {"paths": PATHS, "dt": 0.2}
@@ -357,14 +377,19 @@ def test_an_unstable_network_is_infinitely_far_at_every_radius():
         assert curve.status.code == "infinite"
     exploding = residual(4, activation="linear", shift=-400.0)
     curve = stability.measure_perturbation_error(
-        exploding, [0.0, 0.1], paths=np.tile(PATHS, (1, 20, 1)), dt=1.0, target=residual(4), **QUICK
+        exploding,
+        [0.0, 0.1],
+        paths=np.tile(PATHS[:4], (1, 10, 1)),
+        dt=1.0,
+        target=residual(4),
+        **QUICK,
     )
     assert np.isinf(curve.errors).all()
 
 
 def test_a_network_that_diverges_within_the_ball_is_not_dropped():
     linear = residual(4, activation="linear")
-    paths = np.tile(PATHS, (1, 40, 1))
+    paths = np.tile(PATHS[:4], (1, 10, 1))
     curve = stability.measure_perturbation_error(linear, [0.1, 300.0], paths=paths, dt=1.0, **QUICK)
     assert np.isfinite(curve.errors[0, 0])
     assert np.isinf(curve.errors[0, 1])
