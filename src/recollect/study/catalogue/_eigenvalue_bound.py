@@ -49,13 +49,13 @@ def examine(kind: str, width: int, gain: float, seed: int) -> dict[str, Any]:
 def _gru(width: int, gain: float, seed: int) -> tuple[Any, np.ndarray]:
     from recollect import models
 
-    drawn = models.initialise_gru(width, n_inputs=1, n_outputs=1, key=seed)
+    drawn: Any = models.initialise_gru(width, n_inputs=1, n_outputs=1, key=seed)
     weights = gain * np.array(drawn.state_weights)
     biases = [np.array(drawn.input_bias), np.array(drawn.state_bias)]
     for bias in biases:
         # Appendix J: h = 0 is at rest where the candidate has no bias.
         bias[2 * width :] = 0
-    network = models.GRU(drawn.input_weights, weights, *biases, drawn.C)
+    network = models.GRU(drawn.input_weights, weights, biases[0], biases[1], drawn.C)
     reset, keep = (
         1 / (1 + np.exp(-(biases[0] + biases[1])[part]))
         for part in (slice(0, width), slice(width, 2 * width))
@@ -229,7 +229,7 @@ def draw(figure: Any, results: Any) -> None:
     middle.set(ylabel="rate per step")
     right.axhline(0, color="gray", linewidth=0.8)
     right.axvline(1, color="gray", linewidth=0.8)
-    right.set(xlabel="moved by (over the bound)", ylabel="growth of a pulse (over the bound)")
+    right.set(xlabel="move / bound", ylabel="growth of a pulse / bound")
     right.legend(frameon=False, fontsize="x-small")
 
 
