@@ -20,11 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from recollect._core._types import Array
+from recollect.models._primitive import define_primitive, differentiate_through, map_through
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 _KEPT: list[Any] = []
@@ -134,51 +133,10 @@ def _like(x: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
-def _abstract(x: Any) -> Any:
-    return ShapedArray(x.shape, x.dtype)
-
-
-def _primitive(name: str, *, on_cpu: Any, elsewhere: Any, shapes: Any, is_many: bool) -> Primitive:
-    primitive = Primitive(f"recollect_{name}")
-    primitive.multiple_results = is_many
-
-    @functools.cache
-    def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
-        return jax.jit(lambda *arrays: primitive.bind(*arrays, **dict(options)))
-
-    def run(*arrays: Any, **options: Any) -> Any:
-        with jax.disable_jit(False):
-            return compiled(tuple(options.items()))(*arrays)
-
-    primitive.def_impl(run)
-    primitive.def_abstract_eval(shapes)
-    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=is_many))
-    mlir.register_lowering(
-        primitive, mlir.lower_fun(on_cpu, multiple_results=is_many), platform="cpu"
-    )
-    return primitive
-
-
-_solve_p = _primitive(
-    "solve",
-    on_cpu=_call_solve,
-    elsewhere=_loop,
-    shapes=lambda a, u, **_: _abstract(u),
-    is_many=False,
-)
-_tangent_p = _primitive(
-    "tangent",
-    on_cpu=_tangent,
-    elsewhere=_tangent,
-    shapes=lambda a, h, da, du: _abstract(h),
-    is_many=False,
-)
-_adjoint_p = _primitive(
-    "adjoint",
-    on_cpu=_call_adjoint,
-    elsewhere=_adjoint,
-    shapes=lambda a, h, g: (_abstract(g), _abstract(a)),
-    is_many=True,
+_solve_p = define_primitive("solve", _loop, lambda a, u, **_: u, on_cpu=_call_solve)
+_tangent_p = define_primitive("tangent", _tangent, lambda a, h, da, du: h)
+_adjoint_p = define_primitive(
+    "adjoint", _adjoint, lambda a, h, g: (g, a), on_cpu=_call_adjoint, has_many_results=True
 )
 
 
@@ -214,20 +172,6 @@ def _adjoint_transpose(cotangents: Any, a: Any, h: Any, g: Any) -> Any:
     return None, None, _tangent_p.bind(a, h, da, du)
 
 
-def _composed_jvp(function: Any) -> Any:
-    def rule(primals: Any, tangents: Any) -> Any:
-        return jax.jvp(function, primals, tuple(ad.instantiate_zeros(t) for t in tangents))
-
-    return rule
-
-
-def _composed_batch(function: Any) -> Any:
-    def rule(arrays: Any, axes: Any) -> Any:
-        return jax.vmap(function, in_axes=tuple(axes))(*arrays), 0
-
-    return rule
-
-
 def _solve_batch(arrays: Any, axes: Any, *, is_reverse: bool) -> tuple[Any, int]:
     (a, u), (axis_a, axis_u) = arrays, axes
     n_mapped = u.shape[axis_u] if axis_u is not None else a.shape[axis_a]
@@ -259,13 +203,13 @@ def _joined(x: Any) -> Any:
 
 
 ad.primitive_jvps[_solve_p] = _solve_jvp
-ad.primitive_jvps[_tangent_p] = _composed_jvp(_tangent)
-ad.primitive_jvps[_adjoint_p] = _composed_jvp(lambda *arrays: list(_adjoint(*arrays)))
 ad.primitive_transposes[_solve_p] = _solve_transpose
-ad.primitive_transposes[_tangent_p] = _tangent_transpose
-ad.primitive_transposes[_adjoint_p] = _adjoint_transpose
 batching.primitive_batchers[_solve_p] = _solve_batch
-batching.primitive_batchers[_tangent_p] = _composed_batch(_tangent)
+differentiate_through(_tangent_p, _tangent)
+ad.primitive_transposes[_tangent_p] = _tangent_transpose
+map_through(_tangent_p, _tangent)
+differentiate_through(_adjoint_p, lambda *arrays: list(_adjoint(*arrays)))
+ad.primitive_transposes[_adjoint_p] = _adjoint_transpose
 batching.primitive_batchers[_adjoint_p] = _adjoint_batch
 
 

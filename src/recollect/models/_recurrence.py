@@ -27,6 +27,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad
 
 from recollect._core._check import invalid, is_tracer, require_choice, require_count
 from recollect._core._precision import in_float64, is_top_level
@@ -34,6 +35,7 @@ from recollect._core._types import Array
 from recollect.models._activation import OUTPUT_SLOPES, activate, slope, slope_of_output
 from recollect.models._compiled import DTYPES, is_available, solve_diagonal
 from recollect.models._namespace import namespace
+from recollect.models._primitive import define_primitive, differentiate_through, map_through
 
 _FORMS = {
     "linear": ("scan", "sequential", "associative", "compiled"),
@@ -315,6 +317,85 @@ def _matmul(matrix: Any, states: Any) -> Any:
     return states @ matrix.T
 
 
+# A matrix on the states before each sample. Its gradient is a product with all of time as the inner
+# axis, which XLA copies twice before it multiplies: on a CPU, pieces that stay in the cache instead.
+_ROWS_AT_ONCE = 128
+
+
+def _map_earlier(matrix: Any, states: Any, initial: Any) -> Any:
+    return _map_earlier_p.bind(matrix, states, jnp.broadcast_to(initial, states.shape[1:]))
+
+
+def _map_earlier_plainly(matrix: Any, states: Any, initial: Any) -> Any:
+    return _matmul(matrix, _earlier(states, initial))
+
+
+def _gather_earlier(cotangents: Any, states: Any, initial: Any) -> Any:
+    return jnp.einsum("...i,...j->ij", cotangents, _earlier(states, initial))
+
+
+def _gather_earlier_in_pieces(cotangents: Any, states: Any, initial: Any) -> Any:
+    def gathered(g: Any, h: Any) -> Any:
+        rows = g.reshape(-1, g.shape[-1]), h.reshape(-1, h.shape[-1])
+        return jax.lax.dot_general(*rows, (((0,), (0,)), ((), ())))
+
+    length = max(1, _ROWS_AT_ONCE // max(1, math.prod(initial.shape[:-1])))
+    n_pieces = (len(states) - 1) // length
+    rest = n_pieces * length
+
+    def add(k: Any, total: Any) -> Any:
+        g = jax.lax.dynamic_slice_in_dim(cotangents, k * length + 1, length)
+        h = jax.lax.dynamic_slice_in_dim(states, k * length, length)
+        return total + gathered(g, h)
+
+    first = gathered(cotangents[0], initial) + gathered(cotangents[rest + 1 :], states[rest:-1])
+    return jax.lax.fori_loop(0, n_pieces, add, first) if n_pieces else first
+
+
+def _map_earlier_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    matrix, states, initial = primals
+    d_matrix, d_states, d_initial = tangents
+    change = 0.0
+    if not isinstance(d_matrix, ad.Zero):
+        change = change + _map_earlier(d_matrix, states, initial)
+    if not (isinstance(d_states, ad.Zero) and isinstance(d_initial, ad.Zero)):
+        moved = (ad.instantiate_zeros(d) for d in (d_states, d_initial))
+        change = change + _map_earlier_plainly(matrix, *moved)
+    return _map_earlier(*primals), change
+
+
+def _map_earlier_transpose(cotangent: Any, matrix: Any, states: Any, initial: Any) -> Any:
+    if isinstance(cotangent, ad.Zero):
+        return None, None, None
+    if ad.is_undefined_primal(matrix):
+        return _gather_earlier_p.bind(cotangent, states, initial), None, None
+    back = cotangent @ matrix
+    d_states = jnp.concatenate([back[1:], jnp.zeros_like(back[:1])])
+    return (
+        None,
+        d_states if ad.is_undefined_primal(states) else None,
+        back[0] if ad.is_undefined_primal(initial) else None,
+    )
+
+
+_map_earlier_p = define_primitive(
+    "map_earlier",
+    _map_earlier_plainly,
+    lambda matrix, states, initial: states,
+)
+_gather_earlier_p = define_primitive(
+    "gather_earlier",
+    _gather_earlier,
+    lambda g, h, _: jax.ShapeDtypeStruct((g.shape[-1], h.shape[-1]), g.dtype),
+    on_cpu=_gather_earlier_in_pieces,
+)
+ad.primitive_jvps[_map_earlier_p] = _map_earlier_jvp
+ad.primitive_transposes[_map_earlier_p] = _map_earlier_transpose
+map_through(_map_earlier_p, _map_earlier_plainly)
+differentiate_through(_gather_earlier_p, _gather_earlier)
+map_through(_gather_earlier_p, _gather_earlier_in_pieces)
+
+
 # Linear, diagonal.
 
 
@@ -404,7 +485,7 @@ def _linear_dense(form: str, transition: Any, drive: Any, initial: Any = None) -
         return jax.lax.scan(body, jnp.zeros_like(g[0]), g, reverse=True)[1]
 
     return jax.lax.custom_linear_solve(
-        lambda h: h - _matmul(transition, _shifted(h)), drive, forward, backward
+        lambda h: h - _map_earlier(transition, h, jnp.zeros_like(h[0])), drive, forward, backward
     )
 
 
@@ -538,7 +619,7 @@ def _tangent_dense_jvp(
     states = _tangent_dense(activation, leak, gain, weights, drive, initial)
     earlier = _earlier(states, initial)
     d_weights, d_drive, d_initial = tangents
-    b = _matmul(d_weights, earlier) + d_drive
+    b = _map_earlier(d_weights, states, initial) + d_drive
     b = b.at[0].add(_matmul(weights, d_initial))
     if leak == 0.0 and gain == 1.0 and activation in OUTPUT_SLOPES:
         kept, slope_at = _slopes(activation, states, None)

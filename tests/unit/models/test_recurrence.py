@@ -112,6 +112,24 @@ def test_jvp_vmap_and_second_derivatives_work(name: str):
     np.testing.assert_allclose(got["curvature"], want["curvature"], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("batch", [(), (40,)])
+def test_gradients_gathered_in_pieces_are_whole(batch: tuple[int, ...]):
+    rng = np.random.default_rng(2)
+    drive, start = rng.standard_normal((300, *batch, M)), rng.standard_normal((*batch, M))
+
+    def found(form: str) -> Any:
+        loss = lambda *x: jnp.sum(models.nonlinear_dense_states(*x, form=form) ** 2)  # noqa: E731
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        several = jnp.stack([MATRIX, 0.5 * MATRIX])
+        mapped = jax.vmap(gradient, in_axes=(0, None, None))(several, drive, start)
+        return gradient(MATRIX, drive, start), mapped
+
+    with jax.enable_x64(True):
+        ours, plain = found("sequential"), found("scan")
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * np.abs(y).max())
+
+
 def test_hessian_matrix_of_a_saturating_network():
     with jax.enable_x64(True):
         hessians = [
