@@ -60,12 +60,17 @@ _Force = Annotated[bool, typer.Option("--force", help="Replace the output direct
 def diagnose(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="CSV, NPZ or Parquet file.")],
     input: Annotated[
-        list[str],
-        typer.Option("--input", "-i", help="Input column, or FILE:COLUMN. Repeat for several."),
-    ],
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Input column, or FILE:COLUMN. Repeat for several.  [required]",
+        ),
+    ] = None,
     output: Annotated[
-        list[str], typer.Option("--output", "-o", help="Output column. Repeat for several.")
-    ],
+        list[str] | None,
+        typer.Option("--output", "-o", help="Output column. Repeat for several.  [required]"),
+    ] = None,
     test_input: Annotated[
         list[str] | None, typer.Option(help="Input column of a separate test record.")
     ] = None,
@@ -79,7 +84,7 @@ def diagnose(
         str | None, typer.Option(help="Time step of regular rows, such as 4s or 15min.")
     ] = None,
     gaps: Annotated[
-        str, typer.Option(help="Empty cells: refuse, interpolate, or split the record there.")
+        str, typer.Option(help="Empty cells, missing rows: refuse, interpolate, or split there.")
     ] = "refuse",
     test_fraction: Annotated[
         float,
@@ -116,8 +121,8 @@ def diagnose(
     directory = _outputs.plan_directory(out or Path(f"recollect-{data.stem}"), force=force)
     measurements = read_measurements(
         data,
-        inputs=input,
-        outputs=output,
+        inputs=input or (),
+        outputs=output or (),
         test_inputs=test_input or (),
         test_outputs=test_output or (),
         time=time,
@@ -143,7 +148,7 @@ def demo(
     force: _Force = False,
     json: _Json = False,
 ) -> None:
-    """Run the main job on the embedded example: two simulated cascaded tanks."""
+    """Run the main job on an example: two simulated tanks."""
     from recollect.diagnosis import _outputs
 
     directory = _outputs.plan_directory(out, force=force)
@@ -178,15 +183,16 @@ def fit(
     ] = None,
     json: _Json = False,
 ) -> None:
-    """Turn a memory kernel into the best network of a given width or error.
+    """Turn a memory kernel into the best network of a given width.
 
-    An existing file wins over an expression. Put `--` before an expression that starts with a
-    minus sign. From a file of noisy samples both may be left out: the noise then sets the width.
+    An existing file wins over an expression. One that starts with a minus sign comes last, after
+    `--`. From a file of noisy samples both may be left out: the noise then sets the width.
 
     Example: recollect fit "(1+t)**-1.5" --width 8 --norm l1
     """
     from recollect.diagnosis import _fit_command
 
+    _fit_command.require_request(kernel, width=width, error=error, norm=norm, weights=weights)
     with _progress(json) as progress:
         result = _fit_command.fit_text(
             kernel,
@@ -207,7 +213,10 @@ def fit(
 @app.command()
 def measure(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="module:attribute, or a saved model.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="module:attribute, file.py:attribute, or a saved model."
+        ),
     ],
     dt: Annotated[float, typer.Option(help="Time step of the model's signals.")] = 1.0,
     horizon: Annotated[
@@ -231,7 +240,7 @@ def measure(
     ] = None,
     json: _Json = False,
 ) -> None:
-    """Measure a model: its memory, its time scales and its distance to instability, per layer.
+    """Measure a model: memory, time scales, distance to instability.
 
     An existing file wins over a module. Takes our models, any NumPy callable (time, in) to (time,
     out), and torch modules; a function without arguments is called to make the model.
@@ -255,6 +264,10 @@ def measure(
             unit=unit,
             progress=progress,
         )
+    if page is not None:
+        from recollect.report import write_model_page
+
+        write_model_page(report, page)
     print(_measure_command.as_json(report) if json else "\n".join(report.summary()))
 
 
@@ -271,9 +284,10 @@ def budget(
     method: Annotated[str, typer.Option(help="projected, average, sgd or plain.")] = "projected",
     json: _Json = False,
 ) -> None:
-    """Say which width and how many steps guarantee a risk, and what a run here measures.
+    """Say which width and how many steps guarantee a risk.
 
-    Diagonal tanh networks, fixed readout, paired start, inputs of norm at most 1.
+    Beside the guarantee stands what a run here measures. Diagonal tanh networks, fixed readout,
+    paired start, inputs of norm at most 1.
 
     Example: recollect budget --risk 0.1 --samples 32 --length 8 --nu 1
     """
@@ -307,9 +321,9 @@ def reproduce(
     show_list: Annotated[bool, typer.Option("--list", help="Name the entries and stop.")] = False,
     json: _Json = False,
 ) -> None:
-    """Reproduce published figures: run their studies, draw them, judge each claim, write one page.
+    """Reproduce the papers' figures, with a verdict on each claim.
 
-    Safe to interrupt and to repeat: with the same folder only what is missing runs.
+    Runs their studies, draws them, judges each claim and writes one page. Safe to interrupt and to repeat: with the same folder only what is missing runs.
 
     Example: recollect reproduce curse-map --quick
     """
@@ -381,6 +395,9 @@ def _run(arguments: list[str] | None) -> int:
             raise
         is_usage_error = hasattr(error, "format_message")
         message = error.format_message() if is_usage_error else str(error)  # type: ignore[attr-defined]
+        given = sys.argv[1:] if arguments is None else arguments
+        if is_usage_error and any(a.startswith("-") and "(" in a for a in given):
+            message += "; an expression that starts with a minus sign comes last, after --"
         print(f"error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2 if is_usage_error or isinstance(error, (ValueError, TypeError, OSError)) else 1
 

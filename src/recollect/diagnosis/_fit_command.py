@@ -1,21 +1,45 @@
-"""`recollect fit`: a kernel as text or file in, a network as JSON or a few lines out."""
+"""`recollect fit`: a kernel as text or file in, a network as JSON or a few lines out.
+
+Imports nothing heavy at the top: a misspelt norm must be answered at once.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recollect._core._check import invalid
-from recollect.approximation import ExponentialSum, fit_exponential_sum, tabulate_prony
-from recollect.diagnosis._result import finite_or_null
-from recollect.targets import parse_kernel, read_kernel
+from recollect._core._check import invalid, require_choice, require_count, require_positive
+from recollect.diagnosis._table import missing_file
+
+if TYPE_CHECKING:
+    from recollect.approximation import ExponentialSum
 
 SCHEMA = "recollect.fit"
 VERSION = 1
+
+
+def require_request(
+    text: str, *, width: int | None, error: float | None, norm: str, weights: str
+) -> None:
+    """Raises for a request that cannot be met, before anything heavy is imported."""
+    path = Path(text)
+    if path.is_dir():
+        raise invalid("KERNEL", "an expression or a file", f"the directory {text!r}")
+    if not path.exists() and path.suffix.lower() in (".csv", ".tsv", ".txt", ".dat"):
+        raise missing_file("KERNEL", path)
+    goals = [goal for goal in (width, error) if goal is not None]
+    if len(goals) > 1 or (not goals and not path.exists()):
+        raise invalid("--width, --error", "exactly one of them", "both" if goals else "neither")
+    if width is not None:
+        require_count("--width", width)
+    if error is not None:
+        require_positive("--error", error)
+    require_choice("--norm", norm, ("l1", "l2", "linf"))
+    require_choice("--weights", weights, ("absolute", "relative"))
 
 
 def fit_text(
@@ -32,11 +56,9 @@ def fit_text(
 ) -> ExponentialSum:
     """Returns the fit of a kernel file (an existing path wins) or of an expression in t."""
     path = Path(text)
-    if path.is_dir():
-        raise invalid("KERNEL", "an expression or a file", f"the directory {text!r}")
-    goals = [goal for goal in (width, error) if goal is not None]
-    if len(goals) > 1 or (not goals and not path.exists()):
-        raise invalid("--width, --error", "exactly one of them", "both" if goals else "neither")
+    from recollect.approximation import fit_exponential_sum
+    from recollect.targets import parse_kernel, read_kernel
+
     progress("reading the kernel")
     kernel = read_kernel(path) if path.exists() else parse_kernel(text)
     progress("fitting")
@@ -54,6 +76,8 @@ def fit_text(
 
 def fit_record(result: ExponentialSum) -> dict[str, Any]:
     """Returns the fit as a JSON object (non-finite numbers are null)."""
+    from recollect.diagnosis._result import finite_or_null
+
     amplitudes = np.asarray(result.amplitudes)
     is_modal = bool(np.isfinite(amplitudes).all())
     pairs = amplitudes.reshape(len(amplitudes), -1)[:, 0] if is_modal else []
@@ -120,6 +144,8 @@ def write_table(result: ExponentialSum, path: Path) -> None:
         raise invalid(
             "--table", "a new file", f"{str(path)!r}, which exists", "choose another name"
         )
+    from recollect.approximation import tabulate_prony
+
     tabulate_prony(result).write(path)
 
 

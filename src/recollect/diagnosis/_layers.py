@@ -434,12 +434,19 @@ def _functional(model: Any, n_inputs: int | None) -> AbstractFunctional:
         own = _recurrent_of_torch(model)
         if own is not None:
             return own
-        for name in ("input_size", "d_model", "embed_dim", "in_features"):
-            said = getattr(model, name, None)
-            if n_inputs is None and isinstance(said, int):
-                n_inputs = said
+        # What the module says, or the first layer in it that says anything.
+        parts = model.modules() if hasattr(model, "modules") else [model]
+        names = ("input_size", "d_model", "embed_dim", "in_features", "in_channels")
+        said = (getattr(part, name, None) for part in parts for name in names)
         if n_inputs is None:
-            raise invalid("n_inputs", "the number of input channels of the module", None)
+            n_inputs = next((number for number in said if isinstance(number, int)), None)
+        if n_inputs is None:
+            raise invalid(
+                "n_inputs",
+                "the number of input channels, which the module does not say",
+                None,
+                "state n_inputs, in a shell --inputs",
+            )
         return from_torch(model, n_inputs=n_inputs)
     if not callable(model):
         raise wrong_type("model", "a functional, a callable or a module", type(model).__name__)

@@ -168,7 +168,7 @@ def _of_others(model: AbstractFunctional, dt: float) -> PerturbationMargin:
     arrays = [a for a in jax.tree.leaves(model) if isinstance(a, (np.ndarray, jax.Array))]
     n_weights = sum(int(np.size(a)) for a in arrays)
     if not arrays:
-        return _unknown("its weights are not known here (of torch, RNN, GRU and LSTM layers are)")
+        return _unknown("not known here: of torch, only a whole RNN, GRU or LSTM layer is read")
     if n_weights > _MOST_WEIGHTS:
         return _unknown(f"not searched over {n_weights} weights")
     paths = np.random.default_rng(0).standard_normal((_N_PATHS, _LENGTH, model.n_inputs))

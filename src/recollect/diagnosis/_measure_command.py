@@ -94,8 +94,12 @@ def read_model(text: str) -> Any:
             "MODEL",
             "an existing file or module:attribute",
             repr(text),
-            "write package.module:name for a model in Python",
+            "write package.module:name or file.py:name for a model in Python",
         )
+    if module_name.endswith(".py") and Path(module_name).is_file():
+        file = Path(module_name)
+        sys.path.insert(0, str(file.parent.resolve()))
+        module_name = file.stem
     module = _import(module_name)
     model: Any = module
     for name in attribute.split("."):

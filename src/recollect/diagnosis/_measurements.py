@@ -130,7 +130,9 @@ def read_measurements(
         ValueError: whatever is wrong with the file, naming column and row.
     """
     if not inputs or not outputs:
-        raise invalid("--input, --output", "at least one column each", "none")
+        known = ", ".join([name for name in _table.Table(Path(path)).names if name][:12])
+        missing = "--output" if inputs else "--input"
+        raise invalid(missing, f"a column of {Path(path).name} ({known})", "none")
     if len(test_inputs) not in (0, len(inputs)) or len(test_outputs) not in (0, len(outputs)):
         raise invalid(
             "--test-input, --test-output",

@@ -106,6 +106,13 @@ def require_file(path: Path) -> None:
     _kind_of(path)
 
 
+def missing_file(argument: str, path: Path) -> ValueError:
+    """Returns the error for a file that is not there, with the nearest name that is."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    near = did_you_mean(path.name, [p.name for p in folder.iterdir()])
+    return invalid(argument, "a file that exists", repr(str(path)), near)
+
+
 class Table:
     """The columns of one file, read on demand."""
 
@@ -338,9 +345,7 @@ def convert_unit(values: np.ndarray, unit: str, wanted: str) -> np.ndarray:
 
 def _kind_of(path: Path) -> str:
     if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        near = did_you_mean(path.name, [p.name for p in folder.iterdir()])
-        raise invalid("DATA", "a file that exists", repr(str(path)), near)
+        raise missing_file("DATA", path)
     if path.is_dir():
         raise invalid("DATA", "a file", f"the directory {str(path)!r}")
     try:

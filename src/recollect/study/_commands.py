@@ -14,7 +14,7 @@ import typer
 
 study_app = typer.Typer(
     name="study",
-    help="Run sweeps: a study file says what to try, a ledger keeps the results.",
+    help="Run sweeps: a file says what to try, a ledger keeps it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

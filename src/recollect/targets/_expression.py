@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import math
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -267,8 +268,12 @@ def _parsed(text: str) -> Node:
             tree = ast.parse(text, mode="eval")
     except SyntaxError as error:
         where = f" at character {error.offset}" if error.offset else ""
+        product = re.search(r"(?<![\w.])\d+(?:\.\d*)?\s*[A-Za-z(]|\)\s*[\w(]", text)
         raise invalid(
-            "kernel", "an expression in t", f"{_shortened(text)!r}, which does not parse{where}"
+            "kernel",
+            "an expression in t",
+            f"{_shortened(text)!r}, which does not parse{where}",
+            "write every product with *, as in 2*t" if product else "",
         ) from None
     except (ValueError, MemoryError, RecursionError, OverflowError):
         raise invalid(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from typing import Any
 
 import equinox as eqx
@@ -1142,7 +1143,8 @@ def read_kernel(
 ) -> SampledKernel:
     """Returns the kernel in a CSV table of (t, ρ), as a `SampledKernel`.
 
-    The delimiter (comma, semicolon, tab or blanks) is found; a header line, and a line of units
+    The delimiter (comma, semicolon, tab or blanks) is found, and between semicolons a decimal comma;
+    a header line, and a line of units
     below it, are optional; lines starting with # are skipped.
 
     Args:
@@ -1167,7 +1169,10 @@ def read_kernel(
         if not rows:
             delimiter = next((d for d in "\t;," if d in line), None)
         cells = line.split(delimiter) if delimiter else line.split()
-        rows.append((number, [cell.strip().strip('"') for cell in cells]))
+        cells = [cell.strip().strip('"') for cell in cells]
+        if delimiter == ";":  # 1,5 is a number where a semicolon separates the columns
+            cells = [re.sub(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$", r"\1.\2", c) for c in cells]
+        rows.append((number, cells))
         if len(rows) > 2_000_000:
             raise invalid(name, "at most two million rows", "more", "thin the table")
     if not rows:

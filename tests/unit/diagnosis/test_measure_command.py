@@ -227,3 +227,10 @@ def test_permuted_units_have_the_same_report():
     assert first.matrix_margin == pytest.approx(second.matrix_margin, rel=1e-6)
     grids = [memory.measure_memory(m, dt=1.0, horizon=30.0, n_restarts=0) for m in (model, other)]
     np.testing.assert_allclose(grids[0].memory, grids[1].memory, atol=1e-13)
+
+
+def test_a_file_names_a_module_too(module, tmp_path, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["measure", str(tmp_path / "some_models.py") + ":made"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out.startswith("model:        LinearRNN")

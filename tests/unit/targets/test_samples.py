@@ -84,6 +84,7 @@ def test_bad_arrays(lags, values, words):
     [
         "t,rho\n0,1\n1,0.5\n2,0.25\n",
         "0;1\n1;0.5\n2;0.25",
+        "t;rho\n0,0;1,0\n1,0;0,5\n2,0;2,5e-1\n",
         "# a comment\n0\t1\n1\t0.5\n\n2\t0.25\n",
         "0 1\n1   0.5\n2 0.25\n",
         "\ufefft,rho\r\n0,1\r\n1,0.5\r\n2,0.25\r\n",
