@@ -25,6 +25,7 @@ from recollect.training import (
     Minimiser,
     exact_loss,
     find_minimiser,
+    judge_plateau,
     measure_plateau_length,
     solve_flow,
 )
@@ -283,9 +284,9 @@ def judge_loss_curve(
 
     The last quarter of the curve decides whether it stands still. At the floor of its width it is
     judged to have arrived. Above it, the weights decide if they are given: the gradient flow is
-    followed from them. Otherwise the curve itself: a departure that grows exponentially,
-    `L_p - L = A e^{rk}`, is extrapolated; failing that, plateaus of the forecast's flows at the
-    same level.
+    followed from them. Otherwise the curve itself, by `training.judge_plateau` (which needs
+    nothing else, and serves a run in progress): an escape under way is extrapolated; failing
+    that, plateaus of the forecast's flows at the same level.
 
     Args:
         losses: the curve, shape (record,).
@@ -332,7 +333,7 @@ def judge_loss_curve(
         return CurveVerdict("learning", math.log(2) / rate, evidence, after, floor)
     if weights is not None:
         return _judge_weights(weights, step_size, after, floor)
-    return _judge_shape(at, curve, after, floor, noise, forecast, power)
+    return _judge_shape(at, curve, after, floor, forecast, power)
 
 
 def _judge_weights(
@@ -363,16 +364,22 @@ def _judge_shape(
     curve: np.ndarray,
     level: float,
     floor: float,
-    noise: float,
     forecast: TrainingForecast | None,
     power: float | None,
 ) -> CurveVerdict:
-    found = _exponential_departure(at, curve, noise)
-    if found is not None:
-        rate, gone = found
-        left = max(math.log(max((level - floor) / 2, gone) / gone) / rate, 0.0)
-        evidence = f"the fall grows e-fold every {_count(1 / rate)} steps, as from a saddle"
-        return CurveVerdict("plateau", left, evidence, level, floor)
+    even = np.linspace(at[0], at[-1], len(at))
+    found = judge_plateau(
+        np.interp(even, at, curve),
+        steps_per_loss=float(even[1] - even[0]),
+        drop=(level - floor) / 2 / level,
+    )
+    if found.kind == "plateau":
+        evidence = (
+            f"the fall grows e-fold every {_count(1 / found.rate)} steps, as from a saddle"
+            if found.rate > 0
+            else "the fall grows like 1/(t* - t), as from the plateau of a delayed memory"
+        )
+        return CurveVerdict("plateau", found.remaining_steps, evidence, level, floor)
     if forecast is not None and power is not None:
         relative = (level - floor) / require_positive("power", power)
         near = [s for s in forecast.starts if abs(s.level - relative) <= 0.15 * relative]
@@ -399,40 +406,6 @@ def _time_at(at: np.ndarray, curve: np.ndarray, level: float) -> float:
     """Returns for how many steps the curve has stood within a tenth of its last level."""
     lowest = np.minimum.accumulate(curve)
     return float(at[-1] - at[int(np.argmax(lowest <= 1.1 * level))])
-
-
-def _exponential_departure(
-    at: np.ndarray, curve: np.ndarray, noise: float
-) -> tuple[float, float] | None:
-    """Returns the rate of an exponentially growing fall and the fall so far, None if there is none."""
-    import scipy.optimize
-
-    tail = at >= at[-1] - (at[-1] - at[0]) / 2
-    x, y = at[tail] - at[-1], curve[tail]
-    span = -float(x[0])
-    if len(x) < 8 or span == 0:
-        return None
-    best: tuple[float, float, float] | None = None
-
-    def fit(log_rate: float) -> tuple[float, float]:
-        grown = np.exp(math.exp(log_rate) * x)
-        design = np.stack([np.ones_like(x), -grown], axis=1)
-        coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
-        return float(np.sum((design @ coefficients - y) ** 2)), float(coefficients[1])
-
-    low, high = math.log(0.5 / span), math.log(30 / span)
-    result = scipy.optimize.minimize_scalar(
-        lambda v: fit(v)[0], bounds=(low, high), method="bounded"
-    )
-    log_rate = float(result.x)  # pyright: ignore[reportAttributeAccessIssue]
-    cost, gone = fit(log_rate)
-    straight = float(np.sum((np.polyval(np.polyfit(x, y, 1), x) - y) ** 2))
-    best = (cost, math.exp(log_rate), gone)
-    is_inside = low + 0.05 < log_rate < high - 0.05
-    # It must explain what a straight line leaves, and stand above the noise.
-    if is_inside and best[0] < 0.25 * straight and gone > 5 * noise and gone > 0:
-        return best[1], gone
-    return None
 
 
 def _follow(
