@@ -238,6 +238,9 @@ def measure(
         str | None,
         typer.Option(help="Name of the unit of time; that of the saved model, or steps."),
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="HTML page to write as well; must not exist.")
+    ] = None,
     json: _Json = False,
 ) -> None:
     """Measure a model: memory, time scales, distance to instability.
@@ -249,6 +252,10 @@ def measure(
     """
     from recollect.diagnosis import _measure_command
 
+    if page is not None:
+        from recollect.diagnosis import _outputs
+
+        _outputs.plan_file(page)
     named = _measure_command.read_named(
         model, dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input
     )
@@ -393,6 +400,9 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         if os.environ.get("RECOLLECT_TRACEBACK"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            return 2
         is_usage_error = hasattr(error, "format_message")
         message = error.format_message() if is_usage_error else str(error)  # type: ignore[attr-defined]
         given = sys.argv[1:] if arguments is None else arguments

@@ -42,7 +42,7 @@ def run_command(
     retry: Annotated[bool, typer.Option("--retry", help="Run failed trials again.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Run what the ledger does not hold yet; safe to interrupt and to repeat."""
+    """Run what the ledger lacks; safe to interrupt and to repeat."""
     take_the_process(workers, scheduler)
     from recollect.study import judge, load_study, run
 
@@ -98,7 +98,7 @@ def status_command(source: _Source, ledger: _Ledger = None, as_json: _Json = Fal
 
 @study_app.command("results")
 def results_command(source: _Source, ledger: _Ledger = None, as_json: _Json = False) -> None:
-    """Print the results, one line per trial; arrays are left to `export`."""
+    """Print one line per trial; arrays are left to `export`."""
     from recollect.study import Ledger
 
     path = _ledger_of(source, ledger)

@@ -275,3 +275,12 @@ def test_half_a_test_record(capsys, folder):
 )
 def test_command_lines_that_cannot_be_meant(capsys, folder, arguments, saying):
     refused(capsys, folder, *arguments, saying=saying)
+
+
+@pytest.mark.parametrize("arguments", [(), ("study",)])
+def test_a_command_alone_shows_its_commands(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("Usage: ")
+    assert "..." not in err.split("Commands:")[1], "a sentence is cut off"
