@@ -38,6 +38,16 @@ def plan_directory(directory: Path, *, force: bool) -> Path:
     return directory
 
 
+def plan_file(path: Path) -> Path:
+    """Returns `path` if a new file can be written there later; raises before any work otherwise."""
+    if path.exists():
+        raise invalid("--page", "a new file", f"{str(path)!r}, which exists", "choose another name")
+    parent = path.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise invalid("--page", "a place that can be written", f"{str(path)!r}")
+    return path
+
+
 @contextlib.contextmanager
 def whole_directory(directory: Path, *, force: bool) -> Iterator[Path]:
     """Yields an empty directory that replaces `directory` only when the block succeeds."""
