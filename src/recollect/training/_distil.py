@@ -61,6 +61,7 @@ from recollect.training._sequence_reduction import (
 _OWNER = "distil"
 _NORMS = ("l1", "l2", "linf")
 _MOST_STEPS = 1 << 18
+_MOST_ROWS = 8192
 # Largest slope of each activation; of the tanh form of gelu, 1.1289 at z = 1.41.
 _SLOPES = {
     "linear": 1.0,
@@ -533,7 +534,9 @@ def _single_state(
     if not is_discrete:
         if norm == "l2":
             return rates, amplitudes
-        grid = continuous_grid(modes.rates).thinned(6)
+        # The largest error lies between the nodes of a coarse grid.
+        fine, most = (1.2, 4 * _MOST_ROWS) if norm == "linf" else (2.5, _MOST_ROWS)
+        grid = continuous_grid(modes.rates, panel=fine).thinned(6, most=most)
         wanted = evaluate_modes(modes.rates, modes.residues, grid.lags)
         slowest = 0.5 * float(modes.rates.real.min())
     else:
@@ -543,7 +546,8 @@ def _single_state(
         rates = starts[0]
         if norm == "l2":
             return rates / (block.dt or 1.0), amplitudes
-        grid = discrete_grid(modes.rates, most=_MOST_STEPS).thinned(8)
+        most = 4 * _MOST_ROWS if norm == "linf" else _MOST_ROWS
+        grid = discrete_grid(modes.rates, most=_MOST_STEPS).thinned(8, most=most)
         wanted = evaluate_modes(_rates_of(modes.rates, 1.0), modes.residues, grid.lags)
         slowest = -0.5 * math.log(float(np.abs(modes.rates).max()))
     best = rates, amplitudes

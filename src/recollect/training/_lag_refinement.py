@@ -30,15 +30,14 @@ class LagGrid:
     lags: np.ndarray
     weights: np.ndarray
 
-    def thinned(self, block: int) -> LagGrid:
+    def thinned(self, block: int, *, most: int = _MOST_ROWS) -> LagGrid:
         """Returns a part of the grid that is small enough to optimise on, in whole blocks."""
         n = len(self.lags)
-        stride = -(-n // _MOST_ROWS)
-        if stride == 1:
+        if n <= most:
             return self
         # The start, where kernels vary most, is kept whole.
-        head = min(_MOST_ROWS // 4 // block * block, n)
-        stride = -(-(n - head) // (_MOST_ROWS - head))
+        head = min(most // 4 // block * block, n)
+        stride = -(-(n - head) // (most - head))
         at = np.arange(head, n)
         kept = (at - head) // block % stride == 0
         rows = np.concatenate([np.arange(head), at[kept]])
@@ -257,45 +256,31 @@ def refine_over_lags(
         waves, at = _descend(waves, lags, root, target, n_steps=40)
         return waves.rates(), waves.amplitudes(at.amplitudes)
 
-    def size(error: np.ndarray) -> float:
-        row = np.abs(error).sum(axis=1)
-        return float(grid.weights @ row) if norm == "l1" else float(row.max())
-
     at = _solve(waves, lags, root, target, slopes=False)
-    first = (waves, at.amplitudes)
-    best, best_size, power = first, np.inf, np.ones(len(lags))
-    current, amplitudes = waves, at.amplitudes
+    if norm == "linf":
+        waves, real = _level(waves, at.amplitudes, lags, target)
+        return waves.rates(), waves.amplitudes(real)
+    best, best_size = (waves, at.amplitudes), np.inf
+    current, amplitudes = best
     for turn in range(n_rounds):
         error = target - current.basis(lags, slopes=False)[0] @ amplitudes
-        value = size(error)
+        row = np.abs(error).sum(axis=1)
+        value = float(grid.weights @ row)
         if value < best_size:
             best, best_size = (current, amplitudes), value
-        row = np.abs(error).sum(axis=1)
-        if not row.max() > 0:
+        if not value > 0:
             break
-        if norm == "l1":
-            typical = value / float(grid.weights.sum())
-            floor = max(0.3 * 0.7**turn, 1e-3)
-            mean = float(grid.weights @ row**2) / max(float(grid.weights @ row), 1e-300)
-            rows = root / np.sqrt(np.maximum(row, floor * mean) + 1e-12 * typical)
-        else:
-            power = power * np.maximum(row / row.max(), 1e-3)
-            power = np.maximum(power / power.max(), 1e-9)
-            rows = np.sqrt(power)
+        # Least squares with weights 1/|e| is least deviations; the floor under |e| comes down.
+        mean = float(grid.weights @ row**2) / value
+        floor = max(0.3 * 0.7**turn, 1e-3) * mean
+        rows = root / np.sqrt(np.maximum(row, floor))
         current, at = _descend(current, lags, rows, target, n_steps=n_steps)
         amplitudes = at.amplitudes
     waves, real = best
-    if norm == "linf":
-        # Reweighting may pass by an optimum that lies near the start: both are followed.
-        found = [_level(waves, real, lags, target), _level(first[0], first[1], lags, target)]
-        waves, real = min(
-            found,
-            key=lambda pair: size(target - pair[0].basis(lags, slopes=False)[0] @ pair[1]),
-        )
     return waves.rates(), waves.amplitudes(real)
 
 
-_MOST_PEAKS = 500
+_MOST_PEAKS = 300
 _MOST_PROGRAMS = 40
 
 
@@ -379,7 +364,7 @@ def _peaks(error: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     size = np.abs(error)
     padded = np.pad(size, ((1, 1), (0, 0)), constant_values=-1.0)
     is_peak = (size >= padded[:-2]) & (size >= padded[2:])
-    rows, columns = np.nonzero(is_peak & (size > 0.1 * size.max()))
+    rows, columns = np.nonzero(is_peak & (size > 0.3 * size.max()))
     order = np.argsort(-size[rows, columns], kind="stable")[:_MOST_PEAKS]
     chosen = np.zeros(error.shape, dtype=bool)
     for shift in (-1, 0, 1):
