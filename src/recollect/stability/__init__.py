@@ -14,11 +14,13 @@ from recollect.stability._theory import (
     predict_direct_error,
     predict_gradient_scale,
 )
+from recollect.stability._trade_off import TradeOff, measure_trade_off
 
 __all__ = [
     "Criterion",
     "StabilityCurve",
     "StableRadius",
+    "TradeOff",
     "bound_normalised_error",
     "bound_perturbation_error",
     "bound_stable_radius",
@@ -27,6 +29,7 @@ __all__ = [
     "measure_eigenvalue_bound",
     "measure_gradient_scale",
     "measure_perturbation_error",
+    "measure_trade_off",
     "predict_criterion",
     "predict_direct_error",
     "predict_gradient_scale",

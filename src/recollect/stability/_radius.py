@@ -87,7 +87,7 @@ def estimate_stable_radius(
         raise invalid("curve", "at least three widths", len(np.unique(curve.widths)))
     rise = _default_rise(curve) if rise is None else require_positive("rise", rise)
     order = np.argsort(curve.widths, kind="stable")
-    found = [_crossing(curve.radii, row, rise) for row in curve.errors]
+    found = [broken_at(curve.radii, row, rise) for row in curve.errors]
     radii = np.array([radius for radius, _ in found])
     is_cut = np.array([cut for _, cut in found])
     warnings = _warnings(curve, rise, order)
@@ -185,7 +185,7 @@ def _warnings(curve: StabilityCurve, rise: float, order: np.ndarray) -> tuple[St
     return tuple(found)
 
 
-def _crossing(radii: np.ndarray, errors: np.ndarray, rise: float) -> tuple[float, bool]:
+def broken_at(radii: np.ndarray, errors: np.ndarray, rise: float) -> tuple[float, bool]:
     """Returns the radius at which the error has risen by so much, and whether it is but a bound."""
     if not np.isfinite(errors[0]):
         return float(radii[0]), True
