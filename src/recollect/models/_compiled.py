@@ -23,7 +23,7 @@ import numpy as np
 from jax.interpreters import ad, batching
 
 from recollect._core._types import Array
-from recollect.models._primitive import define_primitive, differentiate_through, map_through
+from recollect.models._primitive import bind, define_primitive, differentiate_through, map_through
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 _KEPT: list[Any] = []
@@ -45,8 +45,8 @@ def is_available() -> bool:
         ):
             a = np.array([[0.5, -0.25, 0.0]], np.float32)
             g = np.arange(12, dtype=np.float32).reshape(4, 1, 3)
-            h = np.asarray(_solve_p.bind(jnp.asarray(a), jnp.asarray(g), is_reverse=False))
-            v, d = (np.asarray(x) for x in _adjoint_p.bind(*(jnp.asarray(x) for x in (a, h, g))))
+            h = np.asarray(bind(_solve_p, jnp.asarray(a), jnp.asarray(g), is_reverse=False))
+            v, d = (np.asarray(x) for x in bind(_adjoint_p, *(jnp.asarray(x) for x in (a, h, g))))
     except Exception:
         # Whatever a foreign compiler or a changed interface throws means the same: not here.
         return False
@@ -82,7 +82,7 @@ def solve_diagonal(multipliers: Array, drive: Array) -> Array:
 
 
 def _solve(a: Any, u: Any, *, is_reverse: bool = False) -> Any:
-    return _solve_p.bind(a, u, is_reverse=is_reverse)
+    return bind(_solve_p, a, u, is_reverse=is_reverse)
 
 
 def _earlier(h: Any) -> Any:
@@ -147,7 +147,7 @@ def _solve_jvp(primals: Any, tangents: Any, *, is_reverse: bool) -> tuple[Any, A
         return h, du if isinstance(du, ad.Zero) else _solve(a, du, is_reverse=is_reverse)
     du = ad.instantiate_zeros(du)
     if not is_reverse:
-        return h, _tangent_p.bind(a, h, da, du)
+        return h, bind(_tangent_p, a, h, da, du)
     moved = (da if len(a) == 1 else _later(da))[:, None] * _later(h)
     return h, _solve(a, moved + du, is_reverse=True)
 
@@ -163,13 +163,13 @@ def _tangent_transpose(cotangent: Any, a: Any, h: Any, da: Any, du: Any) -> Any:
         return None, None, None, None
     if not ad.is_undefined_primal(da):
         return None, None, None, _solve(a, cotangent, is_reverse=True)
-    v, d = _adjoint_p.bind(a, h, cotangent)
+    v, d = bind(_adjoint_p, a, h, cotangent)
     return None, None, d, v if ad.is_undefined_primal(du) else None
 
 
 def _adjoint_transpose(cotangents: Any, a: Any, h: Any, g: Any) -> Any:
     du, da = (ad.instantiate_zeros(c) for c in cotangents)
-    return None, None, _tangent_p.bind(a, h, da, du)
+    return None, None, bind(_tangent_p, a, h, da, du)
 
 
 def _solve_batch(arrays: Any, axes: Any, *, is_reverse: bool) -> tuple[Any, int]:
@@ -187,7 +187,7 @@ def _solve_batch(arrays: Any, axes: Any, *, is_reverse: bool) -> tuple[Any, int]
 def _adjoint_batch(arrays: Any, axes: Any) -> tuple[Any, Any]:
     n_mapped = next(x.shape[k] for x, k in zip(arrays, axes, strict=True) if k is not None)
     a, h, g = (_mapped_inside(x, k, n_mapped) for x, k in zip(arrays, axes, strict=True))
-    v, d = _adjoint_p.bind(_joined(a), _joined(h), _joined(g))
+    v, d = bind(_adjoint_p, _joined(a), _joined(h), _joined(g))
     return (v.reshape(g.shape), d.reshape(a.shape)), (2, 1)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -24,12 +23,12 @@ def define_primitive(
     on_cpu: Callable[..., Any] | None = None,
     has_many_results: bool = False,
 ) -> Primitive:
-    """Returns a primitive without derivatives.
+    """Returns a primitive without derivatives, to be called with `bind`.
 
     Args:
         name: what it is called in a jaxpr.
         run: what it does, in JAX; options are keywords.
-        shapes: from the arrays (and options) to those the results are shaped like, a tuple if
+        shapes: from the abstract arrays (and options) to those the results are like, a tuple if
             there are several.
         on_cpu: what it does on a CPU, if not `run`.
         has_many_results: whether results are a tuple.
@@ -39,13 +38,13 @@ def define_primitive(
 
     def abstract(*arrays: Any, **options: Any) -> Any:
         found = shapes(*arrays, **options)
-        if primitive.multiple_results:
-            return tuple(ShapedArray(x.shape, x.dtype) for x in found)
-        return ShapedArray(found.shape, found.dtype)
+        if has_many_results:
+            return tuple(x.update(weak_type=False) for x in found)
+        return found.update(weak_type=False)
 
     @functools.cache
     def compiled(options: tuple[tuple[str, Any], ...]) -> Any:
-        return jax.jit(lambda *arrays: primitive.bind(*arrays, **dict(options)))
+        return jax.jit(lambda *arrays: bind(primitive, *arrays, **dict(options)))
 
     def evaluate(*arrays: Any, **options: Any) -> Any:
         with jax.disable_jit(False):
@@ -64,6 +63,27 @@ def define_primitive(
     if on_cpu is not None:
         mlir.register_lowering(primitive, lower(on_cpu), platform="cpu")
     return primitive
+
+
+def bind(primitive: Primitive, *arrays: Any, **options: Any) -> Any:
+    """Returns the results of a primitive."""
+    # Within shard_map an array says along which axes of the mesh its shards differ. Arguments of
+    # one operation must agree, or a gradient lacks its sum over the shards.
+    differs = [_varying_axes(x) for x in arrays]
+    everywhere = frozenset().union(*differs)
+    if everywhere:
+        arrays = tuple(
+            jax.lax.pcast(x, tuple(sorted(everywhere - axes)), to="varying")
+            if everywhere - axes
+            else x
+            for x, axes in zip(arrays, differs, strict=True)
+        )
+    return primitive.bind(*arrays, **options)
+
+
+def _varying_axes(array: Any) -> frozenset[str]:
+    kind = jax.typeof(array)
+    return getattr(getattr(kind, "mat", kind), "varying", frozenset())
 
 
 def differentiate_through(primitive: Primitive, function: Callable[..., Any]) -> None:

@@ -35,7 +35,7 @@ from recollect._core._types import Array
 from recollect.models._activation import OUTPUT_SLOPES, activate, slope, slope_of_output
 from recollect.models._compiled import DTYPES, is_available, solve_diagonal
 from recollect.models._namespace import namespace
-from recollect.models._primitive import define_primitive, differentiate_through, map_through
+from recollect.models._primitive import bind, define_primitive, map_through
 
 _FORMS = {
     "linear": ("scan", "sequential", "associative", "compiled"),
@@ -323,7 +323,7 @@ _ROWS_AT_ONCE = 128
 
 
 def _map_earlier(matrix: Any, states: Any, initial: Any) -> Any:
-    return _map_earlier_p.bind(matrix, states, jnp.broadcast_to(initial, states.shape[1:]))
+    return bind(_map_earlier_p, matrix, states, jnp.broadcast_to(initial, states.shape[1:]))
 
 
 def _map_earlier_plainly(matrix: Any, states: Any, initial: Any) -> Any:
@@ -331,10 +331,16 @@ def _map_earlier_plainly(matrix: Any, states: Any, initial: Any) -> Any:
 
 
 def _gather_earlier(cotangents: Any, states: Any, initial: Any) -> Any:
+    return jax.lax.platform_dependent(
+        cotangents, states, initial, cpu=_gather_in_pieces, default=_gather_plainly
+    )
+
+
+def _gather_plainly(cotangents: Any, states: Any, initial: Any) -> Any:
     return jnp.einsum("...i,...j->ij", cotangents, _earlier(states, initial))
 
 
-def _gather_earlier_in_pieces(cotangents: Any, states: Any, initial: Any) -> Any:
+def _gather_in_pieces(cotangents: Any, states: Any, initial: Any) -> Any:
     def gathered(g: Any, h: Any) -> Any:
         rows = g.reshape(-1, g.shape[-1]), h.reshape(-1, h.shape[-1])
         return jax.lax.dot_general(*rows, (((0,), (0,)), ((), ())))
@@ -368,7 +374,7 @@ def _map_earlier_transpose(cotangent: Any, matrix: Any, states: Any, initial: An
     if isinstance(cotangent, ad.Zero):
         return None, None, None
     if ad.is_undefined_primal(matrix):
-        return _gather_earlier_p.bind(cotangent, states, initial), None, None
+        return _gather_earlier(cotangent, states, initial), None, None
     back = cotangent @ matrix
     d_states = jnp.concatenate([back[1:], jnp.zeros_like(back[:1])])
     return (
@@ -383,17 +389,9 @@ _map_earlier_p = define_primitive(
     _map_earlier_plainly,
     lambda matrix, states, initial: states,
 )
-_gather_earlier_p = define_primitive(
-    "gather_earlier",
-    _gather_earlier,
-    lambda g, h, _: jax.ShapeDtypeStruct((g.shape[-1], h.shape[-1]), g.dtype),
-    on_cpu=_gather_earlier_in_pieces,
-)
 ad.primitive_jvps[_map_earlier_p] = _map_earlier_jvp
 ad.primitive_transposes[_map_earlier_p] = _map_earlier_transpose
 map_through(_map_earlier_p, _map_earlier_plainly)
-differentiate_through(_gather_earlier_p, _gather_earlier)
-map_through(_gather_earlier_p, _gather_earlier_in_pieces)
 
 
 # Linear, diagonal.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -94,8 +97,11 @@ def test_values_and_derivatives_under_every_transform(name: str, dtype: str):
             )
 
 
-@pytest.mark.parametrize("dtype", _compiled.DTYPES)
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("constant", dtype) for dtype in _compiled.DTYPES]
+    + [("selective", "complex64"), ("selective sample", "float32"), ("wide", "float32")],
+)
 def test_values_and_gradients_of_every_type(name: str, dtype: str):
     arrays = _case(name, dtype)
     rtol = 1e-12 if dtype in ("float64", "complex128") else 2e-5
@@ -114,7 +120,7 @@ def test_values_and_gradients_of_every_type(name: str, dtype: str):
 
 def test_sums_over_long_sequences_lose_no_digits():
     rng = np.random.default_rng(0)
-    a, u = rng.uniform(0.5, 0.99, 3), rng.standard_normal((100_000, 3))
+    a, u = rng.uniform(0.5, 0.99, 3), rng.standard_normal((50_000, 3))
     loss = lambda a, u: jnp.sum(states(a, u, form="compiled") ** 2)  # noqa: E731
     single = jax.grad(loss)(jnp.asarray(a, jnp.float32), jnp.asarray(u, jnp.float32))
     with jax.enable_x64(True):
@@ -144,13 +150,13 @@ def test_no_invalid_number_is_lost(place: str, value: float):
 
 def test_answers_do_not_depend_on_what_runs_beside():
     a, u, _ = _case("constant", "float32")
-    u = np.tile(u, (20, 30, 1))
+    u = np.tile(u, (4, 30, 1))
     run = jax.jit(
         jax.grad(lambda a, u: jnp.sum(states(a, u, form="compiled") ** 2), argnums=(0, 1))
     )
     alone = jax.tree.map(np.asarray, run(a, u))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda _: jax.tree.map(np.asarray, run(a, u)), range(64)))
+        together = list(pool.map(lambda _: jax.tree.map(np.asarray, run(a, u)), range(32)))
     for found in together:
         for x, y in zip(found, alone, strict=True):
             np.testing.assert_array_equal(x, y)
@@ -186,6 +192,36 @@ def test_it_works_without_jit_inside_a_map_and_where_nothing_is_compiled():
     mapped = jax.lax.map(lambda a: states(a, u, form="compiled"), jnp.stack([a, a]))[1]
     for found in (eager, mapped):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, PartitionSpec as P
+from recollect import models
+
+mesh = Mesh(np.array(jax.devices()), ("b",))
+u = np.random.default_rng(0).standard_normal((40, 4, 3)).astype("float32")
+a = np.float32([0.9, 0.5, 0.2])
+
+def loss(form, map_shards):
+    def states(a, u):
+        return models.linear_diagonal_states(a, u, form=form)
+    if map_shards:
+        states = jax.shard_map(states, mesh=mesh, in_specs=(P(), P(None, "b")), out_specs=P(None, "b"))
+    return lambda a, u: jnp.sum(states(a, u) ** 2)
+
+plain = jax.grad(loss("scan", False), (0, 1))(a, u)
+for map_shards in (True, False):
+    found = jax.jit(jax.grad(loss("compiled", map_shards), (0, 1)))
+    for x, y in zip(found(a, jax.device_put(u, jax.NamedSharding(mesh, P(None, "b")))), plain):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+assert len(jax.devices()) == 2
+"""
+
+
+def test_gradients_over_shards_are_summed():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SHARDED], env={**os.environ, **flags}, check=True)
 
 
 def test_other_platforms_lower_to_a_loop():
