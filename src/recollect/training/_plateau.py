@@ -143,7 +143,7 @@ def judge_plateau(
         message = f"leaving the plateau takes about {remaining:.3g} more steps"
         return PlateauVerdict("stop", "plateau", *found, Status("not_converged", message))
     if not half.is_falling:
-        hidden = 4 * half.fall_stderr / last
+        hidden = (max(half.fall, 0.0) + 2 * half.fall_stderr) / last
         if hidden > rtol:
             early = Status("undecided", f"their noise hides a fall of {100 * hidden:.2g} %")
             return PlateauVerdict("wait", "early", math.nan, math.nan, status=early)
