@@ -48,6 +48,7 @@ from recollect.training._plateau_starts import (
     draw_plateau_starts,
     list_plateau_partitions,
 )
+from recollect.training._record_fit import RecordFit, fit_records
 from recollect.training._system import SystemCandidate, TrainedSystem, train_system
 from recollect.training._system_coherence import (
     Coherence,
@@ -65,6 +66,8 @@ from recollect.training._train import TrainedModel, TrainingProgress, train_mode
 from recollect.training._warm_start import WarmStart, warm_start
 
 __all__ = [
+    "RecordFit",
+    "fit_records",
     "WarmStart",
     "warm_start",
     "DistilledLayer",

@@ -19,7 +19,7 @@ def test_the_quadratic_form_is_the_error_on_the_paths(inputs):
     race = runs.build_race("bump 2", inputs, n_paths=3)
     rng = np.random.default_rng(0)
     for n_lags in (race.n_time, 20):
-        root, wanted = runs.training_root(race, n_lags)
+        root, wanted = runs.quadratic_form(*runs.as_records(race), n_lags)
         constant = np.mean(race.outputs**2) - wanted @ wanted
         kernel = rng.standard_normal(n_lags) / n_lags
         simulated = np.mean((convolve(race.signals, kernel) - race.outputs) ** 2)

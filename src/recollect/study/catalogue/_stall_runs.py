@@ -12,14 +12,20 @@ import numpy as np
 import scipy.linalg
 import scipy.signal
 
+from recollect._core._threads import on_one_thread
+from recollect.training._record_fit import (
+    DiscretePoles,
+    quadratic_form,
+    realise_poles,
+    refine_poles,
+)
+
 N_PATHS = 32
 # Share of a kernel's power beyond its memory, and how many memories a path lasts.
 _BEYOND = 1e-3
 N_MEMORIES = 4
 # Correlation time of the coloured input.
 CORRELATION_TIME = 1.0
-# Share of the output's power that least squares may leave where there is no noise.
-_NO_NOISE = 1e-10
 STARTS = ("direct", "softplus", "lru", "s4d")
 _STEPS_PER_CALL = 250
 
@@ -104,234 +110,40 @@ def _memory(functional: Any, dt: float) -> float:
     return float(lags[np.searchsorted(power, (1 - _BEYOND) * power[-1])])
 
 
-# --- the loss of the paths, as a quadratic form in the kernel ---------------------------------
+def as_records(race: Race) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Returns the paths as lists of records."""
+    return list(race.signals), list(race.outputs)
 
 
-def training_root(race: Race, n_lags: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (R, d) with `‖R K - d‖²` the mean square error on the paths, up to a constant.
-
-    From inputs and outputs only; K ends after `n_lags` (a whole path if omitted). An entry
-    `Σ_k x_{k-j} x_{k-l}` follows from the one before it on its diagonal, so the paths are read once.
-    """
-    x, y = race.signals, race.outputs
-    n_paths, n = int(x.shape[0]), int(x.shape[1])
-    n_lags = n_lags or n
-    backward = x[:, ::-1][:, :n_lags]
-    ends = backward.T @ backward
-    spectrum = np.fft.rfft(x, 2 * n)
-    first = np.fft.irfft(np.sum(np.abs(spectrum) ** 2, axis=0))[:n_lags]
-    gram = np.empty((n_lags, n_lags))
-    gram[0] = first
-    gram[:, 0] = first
-    for j in range(1, n_lags):
-        gram[j, 1:] = gram[j - 1, :-1] - ends[j - 1, :-1]
-    cross = np.fft.irfft(np.sum(np.fft.rfft(y, 2 * n) * spectrum.conj(), axis=0))[:n_lags]
-    root = scipy.linalg.cholesky(gram / (n_paths * n))
-    seen = scipy.linalg.solve_triangular(root.T, cross / (n_paths * n), lower=True)
-    return root, seen
+def training_root(race: Race) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (R, d) with `‖R K - d‖²` the mean square error on the paths, up to a constant."""
+    return quadratic_form(*as_records(race), race.n_time)
 
 
 # --- ours -------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Poles:
-    """Real multipliers tanh(x) and pairs sigmoid(r) e^{±iθ}, none outside the unit circle."""
-
-    x: np.ndarray
-    pairs: np.ndarray
-
-    @staticmethod
-    def of(multipliers: Any) -> Poles:
-        """Returns the coordinates of multipliers that are closed under conjugation."""
-        z = np.asarray(multipliers, complex)
-        is_real = np.abs(z.imag) <= 1e-9
-        upper = z[~is_real & (z.imag > 0)]
-        radius = np.clip(np.abs(upper), 1e-9, 1 - 1e-12)
-        x = np.arctanh(np.clip(z[is_real].real, -1 + 1e-12, 1 - 1e-12))
-        pairs = np.stack([np.log(radius / (1 - radius)), np.angle(upper)], axis=1)
-        return Poles(x, pairs)
-
-    @property
-    def vector(self) -> np.ndarray:
-        """All coordinates, shape (width,)."""
-        return np.concatenate([self.x, self.pairs.ravel()])
-
-    def moved(self, vector: np.ndarray) -> Poles:
-        """Returns the poles at other coordinates."""
-        k = len(self.x)
-        pairs = vector[k:].reshape(-1, 2).copy()
-        pairs[:, 0] = np.clip(pairs[:, 0], -30, 28)
-        pairs[:, 1] = np.clip(pairs[:, 1], 1e-9, math.pi - 1e-9)
-        return Poles(np.clip(vector[:k], -14, 14), pairs)
-
-    def basis(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the columns z^j, Re z^j, Im z^j, and how each moves with its coordinates.
-
-        The slopes have shape (lag, coordinate, column of its own unit): a real unit has one of
-        each, a pair two of each, listed as (r, θ) x (Re, Im).
-        """
-        j = np.arange(n)[:, None]
-        z = np.tanh(self.x)
-        single = z**j
-        before = np.concatenate([np.zeros((1, len(z))), single[:-1]])
-        radius, angle = 1 / (1 + np.exp(-self.pairs[:, 0])), self.pairs[:, 1]
-        envelope = np.exp(j * np.log(radius))
-        cos, sin = envelope * np.cos(j * angle), envelope * np.sin(j * angle)
-        columns = np.concatenate([single, np.stack([cos, sin], 2).reshape(n, -1)], axis=1)
-        by_radius = np.stack([cos, sin], axis=2) * (j * (1 - radius))[:, :, None]
-        by_angle = np.stack([-j * sin, j * cos], axis=2)
-        slopes = np.concatenate(
-            [(j * before * (1 - z * z)), np.stack([by_radius, by_angle], 2).reshape(n, -1)], axis=1
-        )
-        return columns, slopes
-
-
-def refine(
-    poles: Poles,
-    root: np.ndarray,
-    wanted: np.ndarray,
-    *,
-    n_iterations: int = 60,
-    rtol: float = 1e-6,
-) -> tuple[Poles, int]:
-    """Returns poles and iterations of variable projection on `‖root K - wanted‖²`.
-
-    Gauss-Newton with Kaufman's Jacobian in the poles alone; the amplitudes are solved for.
-    """
-    n = root.shape[1]
-    k = len(poles.x)
-
-    def solve(at: Poles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        columns, slopes = at.basis(n)
-        seen = root @ columns
-        norms = np.linalg.norm(seen, axis=0)
-        norms[norms == 0] = 1.0
-        q, r = np.linalg.qr(seen / norms)
-        residual = wanted - q @ (q.T @ wanted)
-        residual -= q @ (q.T @ residual)
-        amplitudes = np.linalg.lstsq(r, q.T @ wanted, rcond=1e-15)[0] / norms
-        return residual, amplitudes, q, slopes
-
-    residual, c, q, slopes = solve(poles)
-    cost, damping, n_taken = float(residual @ residual), 1e-3, 0
-    floor = (1e-15 * np.linalg.norm(wanted)) ** 2
-    while n_taken < n_iterations:
-        if cost <= floor:
-            break
-        n_taken += 1
-        paired = slopes[:, k:].reshape(n, -1, 2, 2)
-        moves = np.concatenate(
-            [
-                slopes[:, :k] * c[:k],
-                np.einsum("npvc,pc->npv", paired, c[k:].reshape(-1, 2)).reshape(n, -1),
-            ],
-            axis=1,
-        )
-        moves = root @ moves
-        jacobian = -(moves - q @ (q.T @ moves))
-        scale = np.linalg.norm(jacobian, axis=0) + 1e-300
-        _, singular, vt = np.linalg.svd(np.linalg.qr(jacobian / scale, mode="r"))
-        along = vt @ ((jacobian / scale).T @ residual)
-        before, accepted = cost, False
-        for _ in range(10):
-            step = -(vt.T @ (along / (singular**2 + damping))) / scale
-            step *= min(1.0, 0.7 / max(float(np.abs(step).max()), 1e-300))
-            trial = poles.moved(poles.vector + step)
-            found = solve(trial)
-            new = float(found[0] @ found[0])
-            if math.isfinite(new) and new < cost:
-                accepted = True
-                break
-            damping = max(damping * 6, 1e-13)
-        if not accepted:
-            break
-        damping *= 0.15
-        poles, cost = trial, new
-        residual, c, q, slopes = found
-        if before - cost <= rtol * before:
-            break
-    return poles, n_taken
-
-
-def realise(
-    poles: Poles, root: np.ndarray, wanted: np.ndarray, n_time: int
-) -> tuple[np.ndarray, float]:
-    """Returns the kernel over `n_time` lags, and the cost, of the best network with these poles.
-
-    On orthonormal states: the amplitudes of nearly equal poles cancel to many digits.
-    """
-    from recollect.approximation._discrete import orthonormal_realisation
-
-    upper = np.exp(1j * poles.pairs[:, 1]) / (1 + np.exp(-poles.pairs[:, 0]))
-    A, b = orthonormal_realisation(np.concatenate([np.tanh(poles.x), upper, upper.conj()]))
-    states = np.empty((n_time, len(b)))
-    for j in range(len(states)):
-        states[j] = b
-        b = A @ b
-    seen = root @ states[: root.shape[1]]
-    coordinates = np.linalg.lstsq(seen, wanted, rcond=1e-15)[0]
-    coordinates += np.linalg.lstsq(seen, wanted - seen @ coordinates, rcond=1e-15)[0]
-    rest = wanted - seen @ coordinates
-    return states @ coordinates, float(rest @ rest)
-
-
-def run_ours(race: Race, width: int, *, is_noise_free: bool = True) -> dict[str, Any]:
-    """Returns what the network started from the data's own kernel reaches, and its cost.
-
-    The kernel of the paths is compiled to poles, and these are refined on the paths. Where least
-    squares leaves nothing over, the data are without noise and that is the kernel; otherwise (and
-    with `is_noise_free=False` always) it is `memory.estimate_kernel`.
-    """
-    from recollect import memory
-    from recollect.approximation._discrete import fit_discrete
+def run_ours(race: Race, width: int, *, is_noise_free: bool | None = None) -> dict[str, Any]:
+    """Returns what `training.fit_records` reaches, and its cost."""
+    from recollect import training
 
     began = time.perf_counter()
-    power = float(np.mean(race.outputs**2))
-    n_lags, found = 32, None
-    while found is None and n_lags < 2 * race.n_time:
-        n_lags = min(2 * n_lags, race.n_time)
-        root, wanted = training_root(race, n_lags)
-        sequence = scipy.linalg.solve_triangular(root, wanted)
-        size = np.abs(sequence)
-        has_ended = size[-n_lags // 5 :].max() < 1e-13 * size.max() or n_lags == race.n_time
-        if has_ended and power - float(wanted @ wanted) < _NO_NOISE * power:
-            found = np.zeros(min(2 * n_lags, race.n_time))
-            found[:n_lags] = sequence
-            root, wanted = training_root(race, len(found))
-        if n_lags == race.n_time:
-            break
-    if found is None or not is_noise_free:
-        estimate = memory.estimate_kernel(
-            list(race.signals[:, :, None]),
-            list(race.outputs[:, :, None]),
-            dt=race.dt,
-            initial_state="rest",
-        )
-        n = min(round(estimate.edges[-1] / race.dt), race.n_time)
-        bins = np.searchsorted(estimate.edges, race.dt * (np.arange(n) + 0.5)) - 1
-        sequence = estimate.kernel[bins, 0, 0] * race.dt
-        root, wanted = training_root(race)
-    else:
-        sequence = found
-    estimated = time.perf_counter()
-    start = Poles.of(fit_discrete(sequence, width=width, dt=race.dt, ends=False).rates)
-    compiled = time.perf_counter()
-    refined, n_steps = refine(start, root, wanted)
-    # Where only rounding is left, refining may lose digits.
-    ends = [(*realise(poles, root, wanted, race.n_time), poles) for poles in (start, refined)]
-    kernel, _, poles = min(ends, key=lambda end: end[1])
-    done = time.perf_counter()
+    found = training.fit_records(
+        *as_records(race), dt=race.dt, width=width, is_noise_free=is_noise_free
+    )
+    seconds = time.perf_counter() - began
+    kernel = found.model.kernel(race.dt * np.arange(race.n_time))[:, 0, 0] * race.dt
     return {
-        "seconds": done - began,
-        "stages": [estimated - began, compiled - estimated, done - compiled],
-        "steps": n_steps,
+        "seconds": seconds,
+        "stages": [found.stats[f"seconds_{stage}"] for stage in ("kernel", "compile", "refine")],
+        "steps": found.n_steps,
         "error": race.error(kernel),
-        "poles": poles,
+        "poles": DiscretePoles.of(np.linalg.eigvals(found.model.A)),
     }
 
 
-def find_best(race: Race, width: int, *others: Poles) -> float:
+@on_one_thread
+def find_best(race: Race, width: int, *others: DiscretePoles) -> float:
     """Returns the least error found for a network of this width, fitted to the true kernel.
 
     Several starts, refined on the very error that counts.
@@ -341,9 +153,13 @@ def find_best(race: Race, width: int, *others: Poles) -> float:
     wanted = race.root @ race.kernel
     starts = list(others)
     for ends in (True, False):
-        starts.append(Poles.of(fit_discrete(race.kernel, width=width, dt=race.dt, ends=ends).rates))
-    ends = [refine(start, race.root, wanted, n_iterations=150, rtol=1e-9)[0] for start in starts]
-    costs = [realise(poles, race.root, wanted, race.n_time)[1] for poles in starts + ends]
+        starts.append(
+            DiscretePoles.of(fit_discrete(race.kernel, width=width, dt=race.dt, ends=ends).rates)
+        )
+    ends = [
+        refine_poles(start, race.root, wanted, n_iterations=150, rtol=1e-9)[0] for start in starts
+    ]
+    costs = [realise_poles(poles, race.root, wanted)[1] for poles in starts + ends]
     return math.sqrt(min(costs)) / float(np.linalg.norm(wanted))
 
 
