@@ -194,7 +194,7 @@ def bound_risk(
 
     Target `F*_t = E⟨DH_t, v⟩` with `|v_w| ≤ ν_w`, `‖v_u‖ ≤ ν_u`, no noise, paired start. With
     probability at least 1-δ over the start, writing `q = 1 - ηG²`, `G² = Σ L_t²`, `ν² = ν_w²+ν_u²`,
-    `E_t = [S_t(ρν + ρ²/2) + 2σ_1B p_t ν √ln(2nT/δ)]/√m`, `E² = ΣE_t²`:
+    `E_t = [S_t(ρν + ρ²/2) + 2σ_1B p_t ν √ln(2nT/δ)]/√m`, `E² = ΣE_t²`::
 
         projected   (1/τ)Σ_s R(Θ(s)) ≤ x,   √x = [E + √(E² + qν²/(ητ))]/(2q),
         average     R(mean of Θ(s)) ≤ (√x + ½ρ²√(ΣS_t²)/√m)²,
