@@ -15,6 +15,7 @@ import safetensors.numpy
 _SCHEMA = "recollect.checkpoint"
 _VERSION = 1
 _RECORD = "checkpoint.json"
+_UNFINISHED = ".unfinished-"
 
 
 def write_checkpoint(
@@ -49,6 +50,8 @@ def read_checkpoint(
         ValueError: if a file is damaged, or belongs to another run.
     """
     path = directory / _RECORD
+    for left in directory.glob(f"{_UNFINISHED}*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
     try:
         record = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -87,7 +90,7 @@ def hash_arrays(*arrays: Any) -> str:
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)

@@ -292,7 +292,7 @@ def test_optimisers_see_weights_by_name():
 def test_line_searches_work_too():
     x, y = records()
     found = train(x, y, optimiser=optax.lbfgs(), n_steps=40)
-    assert found.error < 1e-6 < train(x, y).error
+    assert found.error < 0.01 * train(x, y).error
 
 
 def test_divergence_is_told_at_its_step():
