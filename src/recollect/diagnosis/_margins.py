@@ -44,6 +44,7 @@ class PerturbationMargin:
             error of silence. Of linear layers a proved lower estimate in the L1 norm: nothing
             smaller does it. Of others found by search, in the mean square over white input of unit
             size: something of that size does it, and something smaller may.
+        direct: the same with the rates or the matrix themselves as weights; NaN for others.
         reparameterised: the same with the best stable parameterisation of the rates; NaN where there
             is none.
         unstable_from: below it no change makes the layer unstable (infinite error), and at it a
@@ -56,6 +57,7 @@ class PerturbationMargin:
     """
 
     radius: float
+    direct: float
     reparameterised: float
     unstable_from: float
     parameterisation: str
@@ -79,6 +81,8 @@ class PerturbationMargin:
             if self.is_bound
             else f"a move of {self.radius:.2g} changes the answer by its own size (found by search)"
         )
+        if self.parameterisation and math.isfinite(self.direct) and self.direct != self.radius:
+            text += f"; by {self.direct:.2g} if trained directly"
         if self.cure:
             text += f"; by {self.reparameterised:.2g} as {self.cure}"
         return text
@@ -118,7 +122,7 @@ def measure_margin(layer: AbstractFunctional, *, dt: float) -> PerturbationMargi
 def _of_diagonal(model: DiagonalRNN) -> PerturbationMargin:
     name = f"{_name(model.reparam)}, {model.readin}"
     if np.real(np.asarray(model.rates)).min() <= 0:
-        return PerturbationMargin(0.0, math.nan, 0.0, name, "", True)
+        return PerturbationMargin(0.0, 0.0, math.nan, 0.0, name, "", True)
     # A discrete layer is the hold of a continuous one.
     model = model if model.dt is None else rediscretise(model, None)  # pyright: ignore[reportAssignmentType]
     size = _size(model)
@@ -133,7 +137,8 @@ def _of_diagonal(model: DiagonalRNN) -> PerturbationMargin:
         end = math.inf if stable else math.nan
     if stable and best < 1.5 * radius:
         cure, best = "", math.nan
-    return PerturbationMargin(radius, best, end, name, cure, True)
+    direct = _radius(reparameterise(moduli, Direct()), size)
+    return PerturbationMargin(radius, direct, best, end, name, cure, True)
 
 
 def _of_dense(model: LinearRNN) -> PerturbationMargin:
@@ -143,7 +148,7 @@ def _of_dense(model: LinearRNN) -> PerturbationMargin:
     eigenvalues = np.linalg.eigvals(A)
     edge = eigenvalues.real.max() if model.dt is None else np.abs(eigenvalues).max() - 1
     if edge >= 0:
-        return PerturbationMargin(0.0, math.nan, 0.0, "dense", "", True)
+        return PerturbationMargin(0.0, 0.0, math.nan, 0.0, "dense", "", True)
     mass = _mass(A, model.dt)
     read_in, read_out = float(np.linalg.norm(B, 2)), float(np.linalg.norm(C, 2))
 
@@ -161,7 +166,8 @@ def _of_dense(model: LinearRNN) -> PerturbationMargin:
         cure, best = _cure(moduli, size)
     except ValueError:
         pass
-    return PerturbationMargin(bound_radius(error, size), best, 1 / mass, "dense", cure, True)
+    radius = bound_radius(error, size)
+    return PerturbationMargin(radius, radius, best, 1 / mass, "dense", cure, True)
 
 
 def _of_others(model: AbstractFunctional, dt: float) -> PerturbationMargin:
@@ -193,7 +199,7 @@ def _of_others(model: AbstractFunctional, dt: float) -> PerturbationMargin:
     if k > 0 and math.isfinite(share[k]) and share[k - 1] > 0:
         place = -math.log(share[k - 1]) / math.log(share[k] / share[k - 1])
         radius = float(radii[k - 1] * (radii[k] / radii[k - 1]) ** place)
-    return PerturbationMargin(radius, math.nan, math.nan, "weights", "", False)
+    return PerturbationMargin(radius, math.nan, math.nan, math.nan, "weights", "", False)
 
 
 def _cure(moduli: DiagonalRNN, size: float) -> tuple[str, float]:
@@ -276,4 +282,5 @@ def _name(reparam: AbstractReparam) -> str:
 
 def _unknown(message: str) -> PerturbationMargin:
     status = Status("undecided", message)
-    return PerturbationMargin(math.nan, math.nan, math.nan, "", "", False, status)
+    nan = math.nan
+    return PerturbationMargin(nan, nan, nan, nan, "", "", False, status)

@@ -44,6 +44,10 @@ def test_a_diagonal_layer_keeps_its_answer_within_the_radius(reparam, readin):
     assert margin.is_bound
     assert margin.radius > 0
     assert margin.unstable_from == (0.05 if isinstance(reparam, models.Direct) else math.inf)
+    if isinstance(reparam, models.Direct):
+        assert margin.direct == margin.radius
+    else:
+        assert margin.direct < margin.radius
     own = layer.kernel(LAGS)
     for _ in range(10):
         moved = move(layer, ("weights", "B", "C"), margin.radius, rng)
