@@ -535,8 +535,8 @@ def _single_state(
         if norm == "l2":
             return rates, amplitudes
         # The largest error lies between the nodes of a coarse grid.
-        fine, most = (1.2, 4 * _MOST_ROWS) if norm == "linf" else (2.5, _MOST_ROWS)
-        grid = continuous_grid(modes.rates, panel=fine).thinned(6, most=most)
+        fine, most = (1.2, 4 * _MOST_ROWS) if norm == "linf" else (4.0, _MOST_ROWS)
+        grid = continuous_grid(modes.rates, panel=fine, lifetimes=14.0, most=most // 6)
         wanted = evaluate_modes(modes.rates, modes.residues, grid.lags)
         slowest = 0.5 * float(modes.rates.real.min())
     else:

@@ -14,7 +14,7 @@ from recollect._core._references import references
 
 _MOST_ROWS = 8192
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
-_PANEL = 2.5
+_PANEL = 4.0
 _LIFETIMES = 34.0
 
 
@@ -46,27 +46,42 @@ class LagGrid:
         return LagGrid(self.lags[rows], weights[rows])
 
 
-def continuous_grid(rates: np.ndarray, *, panel: float = _PANEL, most: int = 8192) -> LagGrid:
+def continuous_grid(
+    rates: np.ndarray, *, panel: float = _PANEL, lifetimes: float = _LIFETIMES, most: int = 4096
+) -> LagGrid:
     """Returns Gauss panels fine enough for every mode that is still alive, up to the end of all.
 
-    Where that takes more than about `most` panels, evenly spread ones stand for their neighbours.
+    Where that takes more than `most` panels, the early half of them is kept whole, and of the
+    rest evenly spread ones stand for their neighbours.
+
+    Args:
+        rates: of the modes.
+        panel: length of a panel times the largest rate alive on it.
+        lifetimes: after how many of its time constants a mode is over.
+        most: panels.
     """
-    decay, speed = rates.real, np.abs(rates)
-    order = np.argsort(-decay)
-    ends = _LIFETIMES / decay[order]
-    fastest = np.maximum.accumulate(speed[order][::-1])[::-1]
-    most = max(64, most // len(np.unique(np.round(np.log(decay), 3))))
-    lags, weights, start = [np.zeros(1)], [np.zeros(1)], 0.0
+    order = np.argsort(-rates.real)
+    ends = lifetimes / rates.real[order]
+    fastest = np.maximum.accumulate(np.abs(rates)[order][::-1])[::-1]
+    spans: list[tuple[float, float, float]] = []
+    start = 0.0
     for end, rate in zip(ends, fastest, strict=True):
-        if end <= start * (1 + 1e-9):
-            continue
-        n = max(1.0, float(np.ceil((end - start) * rate / panel)))
-        width = (end - start) / n
-        n_kept = int(min(n, most))
-        first = start + (end - start) * np.arange(n_kept) / n_kept
+        # Doubling pieces, so that thinning spares what comes early.
+        while end > start * (1 + 1e-9):
+            stop = min(end, max(2 * start, start + 64 * panel / rate))
+            spans.append((start, stop, max(1.0, float(np.ceil((stop - start) * rate / panel)))))
+            start = stop
+    counts = np.array([n for *_, n in spans])
+    early = np.cumsum(counts) <= most / 2
+    late = float(counts[~early].sum())
+    share = min(1.0, (most - float(counts[early].sum())) / late) if late > 0 else 1.0
+    lags, weights = [np.zeros(1)], [np.zeros(1)]
+    for (start, stop, n), is_early in zip(spans, early, strict=True):
+        n_kept = int(n) if is_early else int(max(min(n, 16), np.ceil(share * n)))
+        width = (stop - start) / n
+        first = start + (stop - start) * np.arange(n_kept) / n_kept
         lags.append((first[:, None] + width / 2 * (1 + _NODES)).ravel())
         weights.append(np.tile(width / 2 * _WEIGHTS * (n / n_kept), n_kept))
-        start = end
     # The first lag has no weight and counts for the largest error only.
     return LagGrid(np.concatenate(lags), np.concatenate(weights))
 

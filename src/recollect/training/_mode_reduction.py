@@ -280,15 +280,22 @@ def reduce_modes(
         return problem.rates, 0.0, []
     trials = [problem.refine(rates, n_evaluations=60) for rates in _starts(problem, width)]
     best, error = problem.refine(min(trials, key=lambda trial: trial[1])[0])
-    for _ in range(n_swaps):
-        again = [problem.refine(s, n_evaluations=40) for s in _swapped(problem, best)]
-        if not again:
-            break
-        trials += again
-        rates, left = problem.refine(min(again, key=lambda trial: trial[1])[0])
-        if not left < error * (1 - 1e-6):
-            break
-        best, error = rates, left
+    # From the two best optima that differ: the second may have the better neighbours.
+    ranked = sorted(trials, key=lambda trial: trial[1])
+    others = [rates for rates, left in ranked if left > error * (1 + 1e-3)]
+    for start in [best, *others[:1]]:
+        here = problem.distance(start)
+        for _ in range(n_swaps):
+            again = [problem.refine(s, n_evaluations=40) for s in _swapped(problem, start)]
+            if not again:
+                break
+            trials += again
+            rates, left = problem.refine(min(again, key=lambda trial: trial[1])[0])
+            if not left < here * (1 - 1e-6):
+                break
+            start, here = rates, left
+        if here < error:
+            best, error = start, here
     others, last = [], error
     for rates, left in sorted(trials, key=lambda trial: trial[1]):
         if left > last * (1 + 1e-3):
@@ -298,7 +305,12 @@ def reduce_modes(
 
 
 def _starts(problem: _Problem, width: int) -> list[np.ndarray]:
-    found = [_balanced(problem, width), _dominant(problem, width), _cheapest(problem, width)]
+    found = [
+        _balanced(problem, width),
+        _dominant(problem, width),
+        _cheapest(problem, width),
+        _grown(problem, width),
+    ]
     return [rates for rates in found if rates is not None and len(rates) == width]
 
 
@@ -369,15 +381,34 @@ def _cheapest(problem: _Problem, width: int) -> np.ndarray | None:
     alive = list(range(len(groups)))
     while count > width:
         # β of the others: it vanishes at every kept mode, so only removed ones remain.
-        values = np.array(
-            [np.prod([ratios[j] for j in alive if j != i], axis=0) for i in alive]
-        ).reshape(len(alive), len(v))
+        values = np.ones((len(alive), len(v)), dtype=complex)
+        for row, i in enumerate(alive):
+            for j in alive:
+                if j != i:
+                    values[row] *= ratios[j]
         left = np.linalg.norm(
             problem.weights @ np.concatenate([values.real, values.imag], axis=1).T, axis=0
         )
         out = alive.pop(int(np.argmin(left)))
         count -= len(groups[out])
     return _filled(problem, [groups[i] for i in alive], width)
+
+
+def _grown(problem: _Problem, width: int) -> np.ndarray | None:
+    """Adds groups one at a time, each where it leaves least, and refines as it goes."""
+    groups = _groups(problem)
+    if len(groups) > 256:
+        return None
+    rates = np.zeros(0, dtype=complex)
+    while len(rates) < width:
+        fitting = [problem.rates[g] for g in groups if len(g) <= width - len(rates)]
+        if not fitting:
+            return _filled(problem, groups, width)
+        left = [problem.distance(np.concatenate([rates, added])) for added in fitting]
+        rates = np.concatenate([rates, fitting[int(np.argmin(left))]])
+        if len(rates) < width:
+            rates = problem.refine(rates, n_evaluations=12)[0]
+    return rates
 
 
 def _swapped(problem: _Problem, rates: np.ndarray) -> list[np.ndarray]:
@@ -391,7 +422,7 @@ def _swapped(problem: _Problem, rates: np.ndarray) -> list[np.ndarray]:
         return np.delete(rates, [k, partner])
 
     cost = {k: problem.distance(without(k)) for k in uppers}
-    victims = sorted(uppers, key=lambda k: cost[k])[:2]
+    victims = sorted(uppers, key=lambda k: cost[k])[:3]
     starts = []
     for victim in victims:
         kept = without(victim)
