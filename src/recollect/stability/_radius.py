@@ -123,7 +123,7 @@ def estimate_stable_radius(
         )
     m = np.asarray(curve.widths, float)[usable]
     y = np.log(radii[usable])
-    floor = _resolution(curve.radii)
+    floor = _resolution(curve, rise, usable)
     settles, moves = _compare(m, y, floor)
     weights = np.concatenate([settles[:, 0], moves[:, 0]])
     total = scipy.special.logsumexp(weights)
@@ -204,11 +204,16 @@ def broken_at(radii: np.ndarray, errors: np.ndarray, rise: float) -> tuple[float
     return float(radii[k - 1] * (radii[k] / radii[k - 1]) ** share), False
 
 
-def _resolution(radii: np.ndarray) -> float:
-    """Returns the scatter that interpolation between the radii leaves, at least 1 %."""
-    positive = radii[radii > 0]
-    steps = np.diff(np.log(positive))
-    return max(0.01, 0.05 * float(np.median(steps))) if len(steps) else 0.1
+def _resolution(curve: StabilityCurve, rise: float, usable: list[int]) -> float:
+    """Returns the scatter that the spacing of the radii leaves, at least 1 %."""
+    steps = np.diff(np.log(curve.radii[curve.radii > 0]))
+    step = float(np.median(steps)) if len(steps) else 1.0
+    # Between two finite errors the crossing is interpolated; where the second is infinite it is
+    # anywhere between them.
+    finite = np.where(np.isfinite(curve.errors[usable]), curve.errors[usable], 0.0).max(axis=1)
+    starts = curve.errors[usable, 0] if curve.radii[0] == 0 else np.zeros(len(usable))
+    is_abrupt = bool(np.any(finite - starts < rise))
+    return max(0.01, (12**-0.5 if is_abrupt else 0.05) * step)
 
 
 def _compare(m: np.ndarray, y: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
