@@ -19,7 +19,7 @@ _REMEDIES = {
     "no_minimiser": "constrain the rates, or accept the best point found",
     "not_integrable": "choose a norm in which the kernel is finite, or cut it at a horizon",
     "diverged": "lower the step size, or use a stable parameterisation",
-    "stalled": "start from the data (training.train_from_kernel), or wait for the steps estimated",
+    "stalled": "start from the data (training.warm_start), or wait for the steps estimated",
     "not_finite": "check the model's weights and the input's scale",
     "infinite": "none is needed: the quantity is infinite, for the reason given",
     "noise_limited": "take more or cleaner samples to see further",

@@ -141,7 +141,7 @@ def judge_plateau(
         if coming >= rtol:
             return PlateauVerdict("wait", "plateau", *found)
         message = f"leaving the plateau takes about {remaining:.3g} more steps"
-        return PlateauVerdict("stop", "plateau", *found, Status("not_converged", message))
+        return PlateauVerdict("stop", "plateau", *found, Status("stalled", message))
     if not half.is_falling:
         hidden = (max(half.fall, 0.0) + 2 * half.fall_stderr) / last
         if hidden > rtol:

@@ -85,7 +85,8 @@ class TrainedModel:
         error: the same over all records, of the model returned.
         plateau: what the losses say about going on.
         status: `diverged` or `not_finite` with step and layer if it broke (the model is then the
-            last sound one), `not_converged` if the plateau detector stopped it.
+            last sound one); `stalled`, `not_converged` or `undecided` if the plateau detector
+            stopped it on a plateau, in a slow decay, or where it could not tell.
         stats: `n_steps`, `resumed_at`, `seconds`, `input_scale`, `output_scale`.
     """
 
@@ -239,7 +240,7 @@ def train_model(
                 if run.losses[-1] <= target_error:
                     break
                 if not is_patient and is_judged and plateau.verdict == "stop":
-                    status = Status("not_converged", f"stopped at step {run.step}: {plateau.kind}")
+                    status = _explain_stop(run.step, plateau)
                     break
             if run.step >= n_steps:
                 break
@@ -566,6 +567,13 @@ class _Store:
         write_checkpoint(self._directory, run.step, run.tensors(), self._fingerprint)
         self._saved_at, self._ended = run.step, time.monotonic()
         self._cost = self._ended - began
+
+
+def _explain_stop(step: int, plateau: PlateauVerdict) -> Status:
+    if plateau.kind == "floor":
+        return Status()
+    message = plateau.status.message or plateau.kind
+    return Status(plateau.status.code, f"stopped at step {step}: {message}")
 
 
 def _is_due(step: int, steps_per_call: int) -> bool:

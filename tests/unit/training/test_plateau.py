@@ -107,7 +107,7 @@ def test_the_shapes_have_their_names():
     # Steps, not records, and only as many as one is willing to wait.
     thinned = training.judge_plateau(flow["plateau"], steps_per_loss=10, n_remaining=1000)
     assert thinned.remaining_steps == pytest.approx(10 * plateau.remaining_steps)
-    assert (thinned.verdict, thinned.status.code) == ("stop", "not_converged")
+    assert (thinned.verdict, thinned.status.code) == ("stop", "stalled")
     assert str(thinned).startswith("plateau, about")
     assert found["flat"].status.code == "undecided"
     # Not even an escape promises anything below the floor that one knows.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from recollect import models, training
+from recollect import models, targets, training
 
 # One process imports, its forks train: the parent never starts a JAX backend.
 _FORKS = """
@@ -431,9 +431,44 @@ def test_an_impatient_run_stops_at_the_floor():
     options = {"optimiser": "gradient_descent", "learning_rate": 0.05, "n_steps": 5000}
     found = train(x, noisy, truth, units="data", is_patient=False, **options)
     assert found.stats["n_steps"] < 2000
-    assert found.plateau.verdict == "stop"
-    assert found.status.code == "not_converged"
-    assert "stopped at step" in found.status.message
+    assert (found.plateau.verdict, found.plateau.kind) == ("stop", "floor")
+    assert found.status.is_ok
+
+
+@pytest.mark.slow
+def test_a_plateau_is_waited_for_or_not():
+    # A unit that knows nothing of a response at lag 10; the loss falls at step 8400.
+    target = targets.exponential_sum([1.0], [1.0]) + targets.Bump(delay=10.0)
+    x = np.random.default_rng(0).standard_normal((16, 400, 1))
+    y = np.stack([np.asarray(target(s, dt=0.2)) for s in x])
+    model = models.DiagonalRNN([1.0, 0.7], np.ones((2, 1)), [[1.0, 0.01]])
+    told = {}
+
+    def run(n_steps):
+        return training.train_model(
+            model,
+            x,
+            y,
+            key=0,
+            dt=0.2,
+            n_steps=n_steps,
+            units="data",
+            optimiser="gradient_descent",
+            learning_rate=0.01,
+            callback=lambda p: told.update({p.step: p.plateau}),
+        )
+
+    losses = run(9000).losses
+    for step in range(5000, 8001, 500):
+        left = int(np.argmax(losses[step:] < 0.9 * losses[step - 1]))
+        assert (told[step].kind, told[step].verdict) == ("plateau", "wait")
+        assert 0.7 < told[step].remaining_steps / left < 1.4
+        low, high = told[step].remaining_range
+        assert 0.8 * low < left < high
+    # Who has only 500 steps left at step 5500 is told not to wait.
+    assert run(6000).plateau.status.code == "stalled"
+    assert "more steps" in told[6000].status.message
+    assert told[6000].verdict == "stop"
 
 
 def test_progress_is_told(capsys):
