@@ -92,22 +92,41 @@ def locate_crossings(
     index = np.flatnonzero(negative[1:] != negative[:-1])
     if not len(index):
         return np.zeros(0), index
-    low, high = t[index].copy(), t[index + 1].copy()
-    f_low, f_high = error[index].copy(), error[index + 1].copy()
+    return (
+        locate_sign_changes(
+            lambda lags: (grid.kernel(lags) - fitted(lags))[:, 0, 0],
+            (t[index], t[index + 1]),
+            (error[index], error[index + 1]),
+            rtol=4e-15,
+        ),
+        index,
+    )
+
+
+def locate_sign_changes(
+    error: Callable[[np.ndarray], np.ndarray],
+    ends: tuple[np.ndarray, np.ndarray],
+    errors: tuple[np.ndarray, np.ndarray],
+    *,
+    rtol: float,
+) -> np.ndarray:
+    """Returns where `error` changes sign between `ends`, by secants and bisection, all at once."""
+    low, high = (end.copy() for end in ends)
+    f_low, f_high = (end.copy() for end in errors)
     for step in range(60):
         with np.errstate(divide="ignore", invalid="ignore"):
             middle = (low * f_high - high * f_low) / (f_high - f_low)
         inside = (middle > low) & (middle < high)
         middle = np.where(inside & (step % 3 != 2), middle, (low + high) / 2)
-        value = (grid.kernel(middle) - fitted(middle))[:, 0, 0]
+        value = error(middle)
         same = (value < 0) == (f_low < 0)
         exact = value == 0
         low, f_low = np.where(same, middle, low), np.where(same, value, f_low)
         high, f_high = np.where(same, high, middle), np.where(same, f_high, value)
         low, high = np.where(exact, middle, low), np.where(exact, middle, high)
-        if np.all(high - low <= 4e-15 * high):
+        if np.all(high - low <= rtol * high):
             break
-    return (low + high) / 2, index
+    return (low + high) / 2
 
 
 def _split_integral(

@@ -10,6 +10,7 @@ import scipy.linalg
 import scipy.ndimage
 
 from recollect._core._references import references
+from recollect.approximation._errors import locate_sign_changes
 from recollect.approximation._l2 import (
     LeastSquares,
     Sections,
@@ -129,24 +130,11 @@ class _SignedError:
 
     def _located(self, index: np.ndarray, error: np.ndarray) -> np.ndarray:
         t = self._grid.nodes
-        low, high = t[index].copy(), t[index + 1].copy()
-        f_low, f_high = error[index].copy(), error[index + 1].copy()
         if not len(index):
-            return low
-        for step in range(40):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                middle = (low * f_high - high * f_low) / (f_high - f_low)
-            inside = (middle > low) & (middle < high)
-            middle = np.where(inside & (step % 3 != 2), middle, (low + high) / 2)
-            value = self._error(middle)
-            same = (value < 0) == (f_low < 0)
-            exact = value == 0
-            low, f_low = np.where(same, middle, low), np.where(same, value, f_low)
-            high, f_high = np.where(same, high, middle), np.where(same, f_high, value)
-            low, high = np.where(exact, middle, low), np.where(exact, middle, high)
-            if np.all(high - low <= 1e-13 * high):
-                break
-        return (low + high) / 2
+            return np.zeros(0)
+        return locate_sign_changes(
+            self._error, (t[index], t[index + 1]), (error[index], error[index + 1]), rtol=1e-13
+        )
 
     def slopes(self) -> np.ndarray:
         """|e'| at the changes of sign, by central differences within the neighbouring gaps."""

@@ -28,9 +28,3 @@ def graded_edges(n_lags: int, *, n_fine: int = 32, n_per_octave: int = 24) -> np
     graded = n_fine * (n_lags / n_fine) ** (np.arange(1, n_graded + 1) / n_graded)
     edges = np.union1d(np.arange(n_fine + 1), np.rint(graded).astype(int))
     return edges[edges <= n_lags]
-
-
-def refined_edges(edges: np.ndarray, n_from: int, n_to: int, *, width: int = 1) -> np.ndarray:
-    """Returns `edges` with bins of `width` steps added between the lags `n_from` and `n_to`."""
-    inner = np.arange(max(n_from, 0), min(n_to, int(edges[-1])) + 1, width)
-    return np.union1d(edges, inner)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from recollect.study._study import Recipe, Trial
@@ -280,6 +280,3 @@ def _send(process: subprocess.Popen[bytes], message: Any) -> None:
 
 def _receive(process: subprocess.Popen[bytes]) -> tuple[str, Any]:
     return pickle.load(process.stdout)  # type: ignore[arg-type]
-
-
-Executor = Callable[[Iterator[Trial]], Iterator[Finished]]

@@ -19,11 +19,9 @@ from recollect._core._functional import AbstractLinearFunctional
 from recollect._core._types import Array, KernelValues, Lags
 from recollect.targets._kernel import (
     AbstractKernel,
-    as_scalar_kernel,
-    integrate_kernel,
+    laplace_by_quadrature,
     on_lags,
-    require_points,
-    transform_kernel,
+    step_by_quadrature,
 )
 from recollect.targets._shapes import (
     Airy,
@@ -198,33 +196,11 @@ class ExpressionKernel(AbstractKernel):
 
     def step_response(self, lags: Lags) -> KernelValues:
         """Returns `∫_0^t ρ` by adaptive quadrature, to 1e-13 of `∫|ρ|`, shape (lag, 1, 1)."""
-        return on_lags(
-            lags,
-            "ExpressionKernel",
-            lambda t: integrate_kernel(
-                self._values,
-                t,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="kernel",
-            ),
-        )
+        return step_by_quadrature(self, self._values, lags, name="kernel")
 
     def laplace(self, s: Any, *, derivative: int = 0) -> Array:
         """Returns the Laplace transform or a derivative, by adaptive quadrature to 1e-12."""
-        points = require_points(s, derivative, "ExpressionKernel")
-        return as_scalar_kernel(
-            transform_kernel(
-                self._values,
-                points,
-                derivative,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="kernel",
-            )
-        )
+        return laplace_by_quadrature(self, self._values, s, derivative, name="kernel")
 
     def exact_norm(self, norm: str) -> float | None:
         """Returns None: nothing is known about the expression in closed form."""

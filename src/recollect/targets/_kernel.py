@@ -30,7 +30,7 @@ from recollect._core._quadrature import (
     finite_panels,
     panel_primitive,
 )
-from recollect._core._types import KernelValues, Lags, Output, Signal
+from recollect._core._types import Array, KernelValues, Lags, Output, Signal
 
 NORMS = ("l1", "l2", "linf")
 
@@ -197,6 +197,46 @@ def transform_kernel(
         )
         results[index] = quadrature.integral() + _algebraic_rest(quadrature, 1)
     return np.array(results).reshape(len(points), *np.shape(results[0]) if results else ())
+
+
+def step_by_quadrature(
+    kernel: AbstractKernel, values: Callable[[np.ndarray], np.ndarray], lags: Lags, *, name: str
+) -> KernelValues:
+    """Returns `∫_0^t ρ` of a scalar kernel without a closed form, shape (lag, 1, 1)."""
+    return on_lags(
+        lags,
+        type(kernel).__name__,
+        lambda t: integrate_kernel(
+            values,
+            t,
+            support=kernel.support,
+            breakpoints=kernel.breakpoints,
+            timescale=kernel.timescale,
+            name=name,
+        ),
+    )
+
+
+def laplace_by_quadrature(
+    kernel: AbstractKernel,
+    values: Callable[[np.ndarray], np.ndarray],
+    s: Any,
+    derivative: int,
+    *,
+    name: str,
+) -> Array:
+    """Returns the transform of a scalar kernel without a closed form, shape (point, 1, 1)."""
+    return as_scalar_kernel(
+        transform_kernel(
+            values,
+            require_points(s, derivative, type(kernel).__name__),
+            derivative,
+            support=kernel.support,
+            breakpoints=kernel.breakpoints,
+            timescale=kernel.timescale,
+            name=name,
+        )
+    )
 
 
 def _transform_waves(

@@ -27,10 +27,11 @@ from recollect._core._types import Array, KernelValues, Lags, Output, Signal
 from recollect.targets._kernel import (
     AbstractKernel,
     as_scalar_kernel,
-    integrate_kernel,
     kernel_hints,
+    laplace_by_quadrature,
     on_lags,
     require_points,
+    step_by_quadrature,
     transform_kernel,
 )
 
@@ -214,33 +215,11 @@ class Airy(AbstractKernel):
 
     def step_response(self, lags: Lags) -> KernelValues:
         """Returns `∫_0^t ρ` by adaptive quadrature, to 1e-13 of `∫|ρ|`, shape (lag, 1, 1)."""
-        return on_lags(
-            lags,
-            "Airy",
-            lambda t: integrate_kernel(
-                self._values,
-                t,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="Airy",
-            ),
-        )
+        return step_by_quadrature(self, self._values, lags, name="Airy")
 
     def laplace(self, s: Any, *, derivative: int = 0) -> Array:
         """Returns the Laplace transform or a derivative, by adaptive quadrature to 1e-12."""
-        points = require_points(s, derivative, "Airy")
-        return as_scalar_kernel(
-            transform_kernel(
-                self._values,
-                points,
-                derivative,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="Airy",
-            )
-        )
+        return laplace_by_quadrature(self, self._values, s, derivative, name="Airy")
 
     def exact_norm(self, norm: str) -> float | None:
         """Returns `|a| ((Ai'(z)² - z Ai(z)²)/scale)^½` with `z = -scale shift`, or the maximum."""
@@ -944,33 +923,11 @@ class TemplateKernel(AbstractKernel):
 
     def step_response(self, lags: Lags) -> KernelValues:
         """Returns `∫_0^t ρ` by adaptive quadrature, to 1e-13 of `∫|ρ|`, shape (lag, 1, 1)."""
-        return on_lags(
-            lags,
-            "TemplateKernel",
-            lambda t: integrate_kernel(
-                self._values,
-                t,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="TemplateKernel",
-            ),
-        )
+        return step_by_quadrature(self, self._values, lags, name="TemplateKernel")
 
     def laplace(self, s: Any, *, derivative: int = 0) -> Array:
         """Returns the Laplace transform or a derivative, by adaptive quadrature to 1e-12."""
-        points = require_points(s, derivative, "TemplateKernel")
-        return as_scalar_kernel(
-            transform_kernel(
-                self._values,
-                points,
-                derivative,
-                support=math.inf,
-                breakpoints=self.breakpoints,
-                timescale=self.timescale,
-                name="TemplateKernel",
-            )
-        )
+        return laplace_by_quadrature(self, self._values, s, derivative, name="TemplateKernel")
 
     def exact_norm(self, norm: str) -> float | None:
         """Returns None: nothing is known about the template in closed form."""
