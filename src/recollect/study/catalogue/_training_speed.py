@@ -46,7 +46,9 @@ def train(parameterisation: str, n_steps: int, seed: int) -> dict[str, Any]:
         reparam=maps[parameterisation],
         readin="normalised",
     )
-    weights = np.asarray(targets.parse_kernel("(1+0.1*t)**-1.1").kernel(np.arange(_LENGTH)))[:, 0, 0]
+    weights = np.asarray(targets.parse_kernel("(1+0.1*t)**-1.1").kernel(np.arange(_LENGTH)))[
+        :, 0, 0
+    ]
     weights = weights / np.linalg.norm(weights)
     inputs = rng.standard_normal((n_steps + 8, _BATCH, _LENGTH)).astype(np.float32)
     spectrum = np.fft.rfft(weights, 2 * _LENGTH) * np.fft.rfft(inputs, 2 * _LENGTH)
@@ -102,8 +104,8 @@ def build_study(*, quick: bool) -> Study:
     return Study(
         name="training-speed",
         function=train,
-        grid=product(parameterisation=list(_MAPS), n_steps=[400 if quick else 5000]),
-        seeds=1 if quick else 5,
+        grid=product(parameterisation=list(_MAPS), n_steps=[400 if quick else 2000]),
+        seeds=1 if quick else 3,
         dimensions={
             "test": ("size",),
             "is_finite": ("size",),

@@ -96,21 +96,21 @@ def perturb(
 
 
 def build_study(*, quick: bool) -> Study:
-    """Returns the study; `quick` has widths 4 and 16 and no descent."""
+    """Returns the study; `quick` has widths 4 and 16."""
     return Study(
         name="transformer-teacher",
         function=perturb,
         grid=product(
             teacher=list(_SLOPES),
             width=[4, 16] if quick else [4, 8, 16, 64],
-            n_training=[0 if quick else 2000],
-            n_radii=[5 if quick else 13],
-            n_starts=[3 if quick else 10],
-            n_steps=[5 if quick else 30],
+            n_training=[0],
+            n_radii=[5 if quick else 11],
+            n_starts=[3 if quick else 6],
+            n_steps=[5 if quick else 15],
             n_paths=[16 if quick else 256],
             horizon=[64.0],
         ),
-        seeds=1 if quick else 3,
+        seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
         units=UNITS | {"misfit_later": "1"},
         figure="12",
