@@ -1,4 +1,4 @@
-"""The diagonal linear recurrence as machine code: one pass forward, one pass back.
+"""The diagonal recurrences as machine code: one pass forward, one pass back.
 
 XLA's loop reads and writes its state from memory once per sample and its derivative makes separate
 passes over the sequence. Here numba compiles the loop, XLA calls it in place of its own, and the
@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import math
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -23,9 +24,13 @@ import numpy as np
 from jax.interpreters import ad, batching
 
 from recollect._core._types import Array
+from recollect.models._activation import slope_of_output
 from recollect.models._primitive import bind, define_primitive, differentiate_through, map_through
 
-DTYPES = ("float32", "float64", "complex64", "complex128")
+# Activations whose slope is a parabola in their value.
+CURVED = {"tanh": (1.0, 0.0), "sigmoid": (0.0, 1.0)}
+REAL_DTYPES = ("float32", "float64")
+DTYPES = (*REAL_DTYPES, "complex64", "complex128")
 _KEPT: list[Any] = []
 
 
@@ -76,6 +81,31 @@ def solve_diagonal(multipliers: Array, drive: Array) -> Array:
     factors = jnp.broadcast_to(multipliers, (n_time, *ends)).reshape(n_time, -1)
     rows = drive.reshape(n_time, -1, math.prod(ends))
     return _solve(factors, rows).reshape(drive.shape)
+
+
+def tangent_of_diagonal(
+    activation: str, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> Array:
+    """Returns the tangent of the states of `h_{k+1} = σ(w ⊙ h_k + u_k)`.
+
+    Args:
+        activation: name of σ, one of `CURVED`.
+        primals: w (width,), states (time, ..., width) and h_0.
+        tangents: of w, u and h_0.
+
+    Returns:
+        Shape of the states.
+    """
+    (weights, states, initial), (d_weights, d_drive, d_initial) = primals, tangents
+    if not states.size:
+        return states
+    rest = states.shape[1:]
+    w, h0, dw, dh0 = (
+        jnp.broadcast_to(x, rest).reshape(1, -1) for x in (weights, initial, d_weights, d_initial)
+    )
+    h, du = (x.reshape(len(states), -1) for x in (states, d_drive))
+    moved = bind(_tangent_through_p, w, h, h0, dw, du, dh0, activation=activation)
+    return moved.reshape(states.shape)
 
 
 # The primitives. Multipliers a have shape (1 or time, width), everything else (time, rows, width).
@@ -213,8 +243,92 @@ ad.primitive_transposes[_adjoint_p] = _adjoint_transpose
 batching.primitive_batchers[_adjoint_p] = _adjoint_batch
 
 
-@functools.cache
+# Through an activation. All arrays are (1 or time, lanes).
+
+
+def _before(h: Any, h0: Any) -> Any:
+    return jnp.concatenate([h0, h[:-1]])
+
+
+def _tangent_through(
+    w: Any, h: Any, h0: Any, dw: Any, du: Any, dh0: Any, *, activation: str
+) -> Any:
+    slopes = slope_of_output(activation, h)
+    b = (dw * _before(h, h0) + du).at[0].add((w * dh0)[0])
+    return _solve(slopes * w, (slopes * b)[:, None])[:, 0]
+
+
+def _adjoint_through(w: Any, h: Any, h0: Any, g: Any, *, activation: str) -> tuple[Any, Any]:
+    slopes = slope_of_output(activation, h)
+    v = slopes * _solve(slopes * w, g[:, None], is_reverse=True)[:, 0]
+    return v, (v * _before(h, h0)).sum(axis=0, keepdims=True)
+
+
+def _call_adjoint_through(w: Any, h: Any, h0: Any, g: Any, *, activation: str) -> tuple[Any, Any]:
+    name = _target("adjoint_through", g.dtype.name)
+    sums = jax.ShapeDtypeStruct((2, w.shape[1]), w.dtype)
+    parabola = jnp.asarray(CURVED[activation], w.dtype)
+    call = jax.ffi.ffi_call(name, [_like(g), sums], input_output_aliases={4: 0})
+    v, d = call(w, h, h0, parabola, g)
+    return v, d[:1]
+
+
+_tangent_through_p = define_primitive("tangent_through", _tangent_through, lambda w, h, *_, **__: h)
+_adjoint_through_p = define_primitive(
+    "adjoint_through",
+    _adjoint_through,
+    lambda w, h, h0, g, **_: (g, w),
+    on_cpu=_call_adjoint_through,
+    has_many_results=True,
+)
+
+
+def _tangent_through_transpose(
+    cotangent: Any, w: Any, h: Any, h0: Any, *undefined: Any, activation: str
+) -> Any:
+    if isinstance(cotangent, ad.Zero):
+        return (None,) * 6
+    v, d = bind(_adjoint_through_p, w, h, h0, cotangent, activation=activation)
+    found = (d, v, w * v[:1])
+    is_asked = [ad.is_undefined_primal(x) for x in undefined]
+    return (None, None, None, *(f if ask else None for f, ask in zip(found, is_asked, strict=True)))
+
+
+def _adjoint_through_transpose(
+    cotangents: Any, w: Any, h: Any, h0: Any, g: Any, *, activation: str
+) -> Any:
+    du, dw = (ad.instantiate_zeros(c) for c in cotangents)
+    moved = bind(_tangent_through_p, w, h, h0, dw, du, 0 * dw, activation=activation)
+    return None, None, None, moved
+
+
+def _adjoint_through_batch(arrays: Any, axes: Any, *, activation: str) -> tuple[Any, Any]:
+    n_mapped = next(x.shape[k] for x, k in zip(arrays, axes, strict=True) if k is not None)
+    inside = [_mapped_inside(x, k, n_mapped) for x, k in zip(arrays, axes, strict=True)]
+    v, d = bind(_adjoint_through_p, *(_joined(x) for x in inside), activation=activation)
+    return (v.reshape(inside[3].shape), d.reshape(inside[0].shape)), (1, 1)
+
+
+differentiate_through(_tangent_through_p, _tangent_through)
+ad.primitive_transposes[_tangent_through_p] = _tangent_through_transpose
+map_through(_tangent_through_p, _tangent_through)
+differentiate_through(
+    _adjoint_through_p, lambda *arrays, **options: list(_adjoint_through(*arrays, **options))
+)
+ad.primitive_transposes[_adjoint_through_p] = _adjoint_through_transpose
+batching.primitive_batchers[_adjoint_through_p] = _adjoint_through_batch
+
+
+_LOCK = threading.Lock()
+
+
 def _target(name: str, dtype: str) -> str:
+    with _LOCK:
+        return _registered(name, dtype)
+
+
+@functools.cache
+def _registered(name: str, dtype: str) -> str:
     """Compiles one loop for one type, registers it with XLA and returns its name there."""
     from recollect.models._compiled_kernels import compile_kernel
 

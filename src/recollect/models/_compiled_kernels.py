@@ -176,16 +176,52 @@ def _backward_with_sums(a: Any, h: Any, v: Any, d: Any) -> None:
                 d[0, i] += v[0, r, i] * zero
 
 
+@numba.njit(error_model="numpy")
+def _backward_through(w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any) -> None:
+    n_time, width = v.shape
+    zero = v.dtype.type(0)
+    # The slope of tanh and of the logistic function is a parabola in their value.
+    p, q = slope[0], slope[1]
+    for lo in range(0, width, _LANES):
+        hi = min(lo + _LANES, width)
+        weight, total, stretch = w[0, lo:hi], d[0, lo:hi], d[1, lo:hi]
+        for i in range(hi - lo):
+            total[i] = zero
+            stretch[i] = zero
+        for i in range(lo, hi):
+            x = h[n_time - 1, i]
+            v[n_time - 1, i] *= p + q * x - x * x
+        for t in range(n_time - 1, 0, -1):
+            old, new, ht = v[t, lo:hi], v[t - 1, lo:hi], h[t - 1, lo:hi]
+            for i in range(hi - lo):
+                x = ht[i]
+                stretch[i] += old[i] * x
+                new[i] = (p + q * x - x * x) * (new[i] + weight[i] * old[i])
+            if t % _STRETCH == 0:
+                for i in range(hi - lo):
+                    total[i] += stretch[i]
+                    stretch[i] = zero
+        for i in range(hi - lo):
+            total[i] += stretch[i] + v[0, lo + i] * start[0, lo + i]
+
+
 def compile_kernel(name: str, dtype: str) -> Any:
     """Returns the machine code of one loop for one type, an object with an `address`.
 
     Args:
-        name: `"solve"` (a, u -> h), `"solve_reverse"` (a, g -> v) or `"adjoint"`
-            (a, h, g -> v, d); v is written where g was read.
+        name: `"solve"` (a, u -> h), `"solve_reverse"` (a, g -> v), `"adjoint"`
+            (a, h, g -> v, d) or `"adjoint_through"` (w, h, start, slope, g -> v, d); v is written
+            where g was read.
         dtype: name of a real or complex floating type of NumPy.
     """
     kind = np.dtype(dtype).type
-    return {"solve": _solve, "solve_reverse": _solve_reverse, "adjoint": _adjoint}[name](kind)
+    kernels = {
+        "solve": _solve,
+        "solve_reverse": _solve_reverse,
+        "adjoint": _adjoint,
+        "adjoint_through": _adjoint_through,
+    }
+    return kernels[name](kind)
 
 
 def _machine_code(function: Any) -> Any:
@@ -235,3 +271,20 @@ def _adjoint(kind: Any) -> Any:
         return 0
 
     return _machine_code(adjoint)
+
+
+def _adjoint_through(kind: Any) -> Any:
+    def adjoint_through(frame: Any) -> Any:
+        if _executes(frame):
+            weights, states, start = _argument(frame, 0), _argument(frame, 1), _argument(frame, 2)
+            cotangents, sums = _result(frame, 0), _result(frame, 1)
+            w = numba.carray(_pointer(_data(weights)), _matrix_shape(weights), kind)
+            h = numba.carray(_pointer(_data(states)), _matrix_shape(states), kind)
+            h0 = numba.carray(_pointer(_data(start)), _matrix_shape(start), kind)
+            slope = numba.carray(_pointer(_data(_argument(frame, 3))), 2, kind)
+            v = numba.carray(_pointer(_data(cotangents)), _matrix_shape(cotangents), kind)
+            d = numba.carray(_pointer(_data(sums)), _matrix_shape(sums), kind)
+            _backward_through(w, h, h0, slope, v, d)
+        return 0
+
+    return _machine_code(adjoint_through)

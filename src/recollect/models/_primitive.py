@@ -67,18 +67,21 @@ def define_primitive(
 
 def bind(primitive: Primitive, *arrays: Any, **options: Any) -> Any:
     """Returns the results of a primitive."""
-    # Within shard_map an array says along which axes of the mesh its shards differ. Arguments of
-    # one operation must agree, or a gradient lacks its sum over the shards.
+    return primitive.bind(*vary_together(*arrays), **options)
+
+
+def vary_together(*arrays: Any) -> tuple[Any, ...]:
+    """Returns arrays as they are, but within `shard_map` with one kind of shards.
+
+    There an array says along which axes of the mesh its shards differ. Arguments of one operation
+    must agree, or a gradient lacks its sum over the shards.
+    """
     differs = [_varying_axes(x) for x in arrays]
     everywhere = frozenset().union(*differs)
-    if everywhere:
-        arrays = tuple(
-            jax.lax.pcast(x, tuple(sorted(everywhere - axes)), to="varying")
-            if everywhere - axes
-            else x
-            for x, axes in zip(arrays, differs, strict=True)
-        )
-    return primitive.bind(*arrays, **options)
+    return tuple(
+        jax.lax.pcast(x, tuple(sorted(everywhere - axes)), to="varying") if everywhere - axes else x
+        for x, axes in zip(arrays, differs, strict=True)
+    )
 
 
 def _varying_axes(array: Any) -> frozenset[str]:
@@ -89,8 +92,9 @@ def _varying_axes(array: Any) -> frozenset[str]:
 def differentiate_through(primitive: Primitive, function: Callable[..., Any]) -> None:
     """Gives a primitive the tangent of a function with the same value."""
 
-    def rule(primals: Any, tangents: Any) -> Any:
-        return jax.jvp(function, primals, tuple(ad.instantiate_zeros(t) for t in tangents))
+    def rule(primals: Any, tangents: Any, **options: Any) -> Any:
+        whole = tuple(ad.instantiate_zeros(t) for t in tangents)
+        return jax.jvp(functools.partial(function, **options), primals, whole)
 
     ad.primitive_jvps[primitive] = rule
 

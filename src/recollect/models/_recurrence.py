@@ -7,7 +7,7 @@ every caller can override it.
 |---|---|---|
 | `scan` | `lax.scan`, differentiated by JAX | reference |
 | `sequential` | `lax.scan` with a hand-written tangent and transpose | CPU, gradients |
-| `compiled` | machine code for both directions (linear diagonal; needs numba) | CPU, long |
+| `compiled` | machine code, one pass back (diagonal; needs numba) | CPU, long |
 | `associative` | parallel prefix (linear recurrences) | GPU |
 | `newton` | Newton's method on the whole sequence (nonlinear diagonal) | GPU, long sequences |
 
@@ -33,14 +33,21 @@ from recollect._core._check import invalid, is_tracer, require_choice, require_c
 from recollect._core._precision import in_float64, is_top_level
 from recollect._core._types import Array
 from recollect.models._activation import OUTPUT_SLOPES, activate, slope, slope_of_output
-from recollect.models._compiled import DTYPES, is_available, solve_diagonal
+from recollect.models._compiled import (
+    CURVED,
+    DTYPES,
+    REAL_DTYPES,
+    is_available,
+    solve_diagonal,
+    tangent_of_diagonal,
+)
 from recollect.models._namespace import namespace
-from recollect.models._primitive import bind, define_primitive, map_through
+from recollect.models._primitive import bind, define_primitive, map_through, vary_together
 
 _FORMS = {
     "linear": ("scan", "sequential", "associative", "compiled"),
     "dense": ("scan", "sequential"),
-    "diagonal": ("scan", "sequential", "newton"),
+    "diagonal": ("scan", "sequential", "newton", "compiled"),
 }
 # A slope of zero would divide by zero in the second derivative; 1e-15 is below float64 rounding.
 _SMALLEST_SLOPE = 1e-15
@@ -59,15 +66,15 @@ def choose_form(kind: str, n_time: int, *, platform: str | None = None) -> str:
         platform: `"cpu"`, `"gpu"` or `"tpu"`; that of JAX's default device if omitted.
 
     Returns:
-        The name of the form. On a CPU the sequential one, or for a long diagonal linear recurrence
-        the compiled one where numba is installed (`pip install recollect[fast]`); on an
+        The name of the form. On a CPU the sequential one, or for a long diagonal recurrence the
+        compiled one (if its numbers and its activation are known to it) where numba is installed (`pip install recollect[fast]`); on an
         accelerator the parallel ones where a sequence is long enough to fill it.
     """
     require_choice("kind", kind, _FORMS)
     require_count("n_time", n_time)
     platform = jax.default_backend() if platform is None else platform
     if platform == "cpu":
-        is_long = kind == "linear" and n_time >= _COMPILED_FROM
+        is_long = kind != "dense" and n_time >= _COMPILED_FROM
         return "compiled" if is_long and is_available() else "sequential"
     if kind == "linear":
         return "associative"
@@ -93,7 +100,7 @@ def linear_diagonal_states(
         ValueError: if there is no sample, the form has another name, or it is the compiled one
             where it cannot run (no numba, not a CPU, or numbers of 16 bits).
     """
-    form = _linear_form(form, drive, multipliers, *_given(initial))
+    form = _compiled_form("linear", form, DTYPES, drive, multipliers, *_given(initial))
     return _dispatch(_linear_diagonal, form, multipliers, drive, *_given(initial))
 
 
@@ -130,12 +137,23 @@ def nonlinear_diagonal_states(
         drive: u, shape (time, ..., width); axes between are a batch.
         initial: h_0, shape (..., width); zero if omitted.
         activation: name of σ.
-        form: `"scan"`, `"sequential"` or `"newton"`; `choose_form` decides if omitted.
+        form: `"scan"`, `"sequential"`, `"newton"` or `"compiled"`; `choose_form` decides if
+            omitted.
 
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
+
+    Raises:
+        ValueError: if there is no sample, the form has another name, or it is the compiled one
+            where it cannot run (no numba, not a CPU, an activation other than tanh and sigmoid,
+            numbers that are complex or of 16 bits).
     """
-    form = _form("diagonal", form, drive)
+    if form == "compiled" and activation not in CURVED:
+        known = f"it knows {' and '.join(CURVED)}"
+        raise invalid("form", f"another than 'compiled' for {activation}", "'compiled'", known)
+    form = _compiled_form("diagonal", form, REAL_DTYPES, drive, weights, *_given(initial))
+    if form == "compiled" and activation not in CURVED:
+        form = "sequential"
     return _dispatch(
         _nonlinear_diagonal, (activation, form), weights, drive, _start(initial, drive)
     )
@@ -250,19 +268,23 @@ def _form(kind: str, form: str | None, drive: Any) -> str:
     return require_choice("form", form, _FORMS[kind])
 
 
-def _linear_form(form: str | None, drive: Any, *others: Any) -> str:
-    chosen = _form("linear", form, drive)
+def _compiled_form(
+    kind: str, form: str | None, dtypes: tuple[str, ...], drive: Any, *others: Any
+) -> str:
+    chosen = _form(kind, form, drive)
     if chosen != "compiled":
         return chosen
     arrays = [a if hasattr(a, "dtype") else np.asarray(a) for a in (drive, *others)]
     dtype = np.dtype(jnp.result_type(*arrays))
     # Host arrays run in float64, whatever their width.
     is_host = namespace(*arrays) is np and is_top_level()
-    is_known = dtype.name in DTYPES or (is_host and dtype.kind in "fc")
+    is_known = dtype.name in dtypes or (
+        is_host and dtype.kind in {np.dtype(name).kind for name in dtypes}
+    )
     if form is None:
         return chosen if is_known else "sequential"
     if not is_known:
-        knows = "it knows " + ", ".join(DTYPES)
+        knows = "it knows " + ", ".join(dtypes)
         raise invalid("form", f"another than 'compiled' for {dtype.name}", "'compiled'", knows)
     if jax.default_backend() != "cpu":
         raise invalid("form", "'compiled' on a CPU only", jax.default_backend())
@@ -290,7 +312,7 @@ def _on_host(function: Any, option: Any) -> Any:
 def _same_type(*arrays: Any) -> tuple[Any, ...]:
     arrays = tuple(jnp.asarray(a) for a in arrays)
     dtype = jnp.result_type(*arrays)
-    return tuple(a.astype(dtype) for a in arrays)
+    return vary_together(*(a.astype(dtype) for a in arrays))
 
 
 def _given(initial: Any) -> tuple[Any, ...]:
@@ -513,6 +535,8 @@ def _tangent_diagonal(activation: str, form: str, weights: Any, drive: Any, init
 def _tangent_diagonal_jvp(activation: str, form: str, primals: Any, tangents: Any) -> Any:
     weights, drive, initial = primals
     states = _tangent_diagonal(activation, form, weights, drive, initial)
+    if form == "compiled":
+        return states, tangent_of_diagonal(activation, (weights, states, initial), tangents)
     earlier = _earlier(states, initial)
     d_weights, d_drive, d_initial = tangents
     b = d_weights * earlier + d_drive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from recollect.models import _compiled
 
 pytestmark = pytest.mark.peers
 states = models.linear_diagonal_states
+through = models.nonlinear_diagonal_states
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,7 @@ def _case(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return a, draw(n_time, *axes, width), draw(*axes, width)
 
 
-def _everything(form: str, arrays: Any) -> dict[str, Any]:
+def _everything(form: str, arrays: Any, states: Any) -> dict[str, Any]:
     def loss(a: Any, u: Any, h: Any) -> Any:
         return jnp.sum(jnp.sin(jnp.abs(states(a, u, h, form=form) - 0.3)))
 
@@ -82,13 +84,21 @@ def _everything(form: str, arrays: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [("constant", "complex128"), ("selective", "float64"), ("one sample", "float64")],
+    ("name", "dtype", "activation"),
+    [
+        ("constant", "complex128", None),
+        ("selective", "float64", None),
+        ("constant", "float64", "tanh"),
+        ("one sample", "float64", "sigmoid"),
+    ],
 )
-def test_values_and_derivatives_under_every_transform(name: str, dtype: str):
+def test_values_and_derivatives_under_every_transform(
+    name: str, dtype: str, activation: str | None
+):
     arrays = _case(name, dtype)
+    run = states if activation is None else functools.partial(through, activation=activation)
     with jax.enable_x64(True):
-        ours, plain = (_everything(form, arrays) for form in ("compiled", "scan"))
+        ours, plain = (_everything(form, arrays, run) for form in ("compiled", "scan"))
     for key, expected in plain.items():
         for x, y in zip(jax.tree.leaves(ours[key]), jax.tree.leaves(expected), strict=True):
             assert x.dtype == y.dtype, key
@@ -105,17 +115,22 @@ def test_values_and_derivatives_under_every_transform(name: str, dtype: str):
 def test_values_and_gradients_of_every_type(name: str, dtype: str):
     arrays = _case(name, dtype)
     rtol = 1e-12 if dtype in ("float64", "complex128") else 2e-5
-    with jax.enable_x64(True):
-        found = [
-            jax.value_and_grad(
-                lambda *x, form=form: jnp.sum(jnp.abs(states(*x, form=form)) ** 2),
-                argnums=(0, 1, 2),
-            )(*map(jnp.asarray, arrays))
-            for form in ("compiled", "scan")
-        ]
-    for x, y in zip(*map(jax.tree.leaves, found), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(1.0, np.abs(y).max()))
+
+    def found(form: str, run: Any) -> Any:
+        def loss(*x: Any) -> Any:
+            return jnp.sum(jnp.abs(run(*x, form=form)) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+    runs = [states]
+    if dtype[0] == "f" and arrays[0].ndim == 1:
+        runs += [functools.partial(through, activation=name) for name in ("tanh", "sigmoid")]
+    for run in runs:
+        with jax.enable_x64(True):
+            ours, plain = (jax.tree.leaves(found(form, run)) for form in ("compiled", "scan"))
+        for x, y in zip(ours, plain, strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(1.0, np.abs(y).max()))
 
 
 def test_sums_over_long_sequences_lose_no_digits():
@@ -128,9 +143,10 @@ def test_sums_over_long_sequences_lose_no_digits():
     np.testing.assert_allclose(single, double, rtol=2e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("run", [states, through], ids=["linear", "tanh"])
 @pytest.mark.parametrize("place", ["multipliers", "drive", "cotangent", "first cotangent"])
-def test_no_invalid_number_is_lost(place: str, value: float):
+def test_no_invalid_number_is_lost(place: str, run: Any):
+    value = np.nan
     a, u, _ = _case("constant", "float32")
     g = np.ones_like(u)
     {
@@ -141,7 +157,7 @@ def test_no_invalid_number_is_lost(place: str, value: float):
     }[place]()
 
     def found(form: str) -> Any:
-        h, pull = jax.vjp(lambda a, u: states(a, u, form=form), jnp.asarray(a), jnp.asarray(u))
+        h, pull = jax.vjp(lambda a, u: run(a, u, form=form), jnp.asarray(a), jnp.asarray(u))
         return h, *pull(jnp.asarray(g))
 
     for x, y in zip(found("compiled"), found("scan"), strict=True):
@@ -203,18 +219,19 @@ mesh = Mesh(np.array(jax.devices()), ("b",))
 u = np.random.default_rng(0).standard_normal((40, 4, 3)).astype("float32")
 a = np.float32([0.9, 0.5, 0.2])
 
-def loss(form, map_shards):
+def loss(form, map_shards, run=models.linear_diagonal_states):
     def states(a, u):
-        return models.linear_diagonal_states(a, u, form=form)
+        return run(a, u, form=form)
     if map_shards:
         states = jax.shard_map(states, mesh=mesh, in_specs=(P(), P(None, "b")), out_specs=P(None, "b"))
     return lambda a, u: jnp.sum(states(a, u) ** 2)
 
-plain = jax.grad(loss("scan", False), (0, 1))(a, u)
-for map_shards in (True, False):
-    found = jax.jit(jax.grad(loss("compiled", map_shards), (0, 1)))
-    for x, y in zip(found(a, jax.device_put(u, jax.NamedSharding(mesh, P(None, "b")))), plain):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+for run in (models.linear_diagonal_states, models.nonlinear_diagonal_states):
+    plain = jax.grad(loss("scan", False, run), (0, 1))(a, u)
+    for map_shards in (True, False):
+        found = jax.jit(jax.grad(loss("compiled", map_shards, run), (0, 1)))
+        for x, y in zip(found(a, jax.device_put(u, jax.NamedSharding(mesh, P(None, "b")))), plain):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 assert len(jax.devices()) == 2
 """
 
@@ -239,8 +256,16 @@ def test_it_is_chosen_where_it_pays_and_refused_by_name():
     assert states(half[0], half).dtype == jnp.bfloat16
     with pytest.raises(ValueError, match="form: expected another than 'compiled' for bfloat16"):
         states(half[0], half, form="compiled")
-    with pytest.raises(ValueError, match="form: expected one of scan, sequential, newton"):
-        models.nonlinear_diagonal_states(np.ones(3), np.ones((5, 3)), form="compiled")
+    assert models.choose_form("diagonal", 1000, platform="cpu") == "compiled"
+    assert models.choose_form("dense", 1000, platform="cpu") == "sequential"
+    long = np.ones((600, 3))
+    assert through(long[0], long, activation="relu").shape == long.shape
+    with pytest.raises(ValueError, match="form: expected another than 'compiled' for relu"):
+        through(long[0], long, activation="relu", form="compiled")
+    with pytest.raises(ValueError, match="form: expected another than 'compiled' for complex64"):
+        through(jnp.ones(3, "complex64"), jnp.ones((5, 3)), form="compiled")
+    with pytest.raises(ValueError, match="form: expected one of scan, sequential, got 'compiled'"):
+        models.linear_dense_states(np.ones((3, 3)), long, form="compiled")
     with pytest.raises(ValueError, match="at least one sample"):
         states(np.ones(3), np.ones((0, 3)), form="compiled")
     with pytest.raises(ValueError, match="broadcast"):
