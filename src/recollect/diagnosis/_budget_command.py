@@ -15,6 +15,7 @@ from recollect._core._check import (
     require_nonnegative,
     require_positive,
 )
+from recollect.diagnosis._record import finite_or_null
 
 if TYPE_CHECKING:
     from recollect._core._status import Status
@@ -140,7 +141,7 @@ class BudgetReport:
             },
             "status": self.status.record(),
         }
-        return _finite(found)
+        return finite_or_null(found)
 
 
 def plan_budget(
@@ -243,11 +244,3 @@ def as_json(report: BudgetReport) -> str:
 
 def _count(value: int) -> str:
     return str(value) if value < 10**9 else f"{value:.3g}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

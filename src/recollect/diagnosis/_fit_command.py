@@ -76,7 +76,7 @@ def fit_text(
 
 def fit_record(result: ExponentialSum) -> dict[str, Any]:
     """Returns the fit as a JSON object (non-finite numbers are null)."""
-    from recollect.diagnosis._result import finite_or_null
+    from recollect.diagnosis._record import finite_or_null
 
     amplitudes = np.asarray(result.amplitudes)
     is_modal = bool(np.isfinite(amplitudes).all())

@@ -29,7 +29,7 @@ from recollect._core._precision import in_float64
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.diagnosis._margins import PerturbationMargin, measure_margin
-from recollect.diagnosis._result import finite_or_null
+from recollect.diagnosis._record import finite_or_null
 from recollect.memory import (
     MemoryLaw,
     MemoryMap,

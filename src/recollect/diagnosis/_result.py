@@ -13,6 +13,7 @@ from recollect.approximation import EstimatedWidths
 from recollect.diagnosis._baselines import Score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
+from recollect.diagnosis._record import finite_or_null
 from recollect.diagnosis._stability import ParameterisationAdvice
 from recollect.diagnosis._training import TrainingForecast
 from recollect.memory import KernelEstimate, MemoryLaw
@@ -163,21 +164,6 @@ class Diagnosis:
             "seconds": round(self.seconds, 3),
         }
         return finite_or_null(record)
-
-
-def finite_or_null(value: Any) -> Any:
-    """Returns JSON-ready data: NumPy scalars as numbers, non-finite numbers as null."""
-    if isinstance(value, dict):
-        return {key: finite_or_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_or_null(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return finite_or_null(value.tolist())
-    if isinstance(value, (np.bool_, np.integer)):
-        return value.item()
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value
 
 
 def _curve_record(curve: EstimatedWidths) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from recollect._core._check import (
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
+from recollect.diagnosis._record import finite_or_null
 from recollect.models import LinearRNN
 from recollect.training import (
     ExactLoss,
@@ -122,7 +123,7 @@ class TrainingForecast:
 
     def record(self) -> dict[str, Any]:
         """Returns the forecast as a JSON object (non-finite numbers are null)."""
-        return _finite(
+        return finite_or_null(
             {
                 "optimiser": "gradient_descent",
                 "step_size": self.step_size,
@@ -264,7 +265,7 @@ class CurveVerdict:
 
     def record(self) -> dict[str, Any]:
         """Returns the verdict as a JSON object (non-finite numbers are null)."""
-        return _finite(dataclasses.asdict(self) | {"status": self.status.record()})
+        return finite_or_null(dataclasses.asdict(self) | {"status": self.status.record()})
 
 
 @on_one_thread
@@ -478,9 +479,3 @@ def _count(number: float) -> str:
     if math.isinf(number):
         return "endlessly many"
     return f"{number:,.0f}" if number < 1e6 else f"{number:.1e}"
-
-
-def _finite(value: Any) -> Any:
-    from recollect.diagnosis._result import finite_or_null
-
-    return finite_or_null(value)

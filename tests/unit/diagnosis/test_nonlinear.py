@@ -12,7 +12,7 @@ from recollect import models
 from recollect.diagnosis._baselines import score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._nonlinear import fit_nonlinear, judge_remainder
-from recollect.diagnosis._result import finite_or_null
+from recollect.diagnosis._record import finite_or_null
 
 QUICK: dict[str, Any] = {
     "structures": ("static",),

@@ -11,7 +11,7 @@ import pytest
 
 from recollect import memory, models, targets
 from recollect.diagnosis import recommend_parameterisation
-from recollect.diagnosis._result import finite_or_null
+from recollect.diagnosis._record import finite_or_null
 from recollect.diagnosis._stability import _balanced, bound_radius
 
 RATES, AMPLITUDES = np.array([0.02, 0.3]), np.array([0.02, -0.1])
