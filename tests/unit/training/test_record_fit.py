@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from recollect import models, targets, training
-from recollect.training._record_fit import DiscretePoles, refine_poles
+from recollect._core._pole_fit import DiscretePoles, orthonormal_states, refine_poles, run_states
 
 
 def records(kernel, lengths, *, dt=0.5, noise=0.0, seed=0):
@@ -73,6 +73,17 @@ def test_the_refinement_ends_where_the_gradient_does():
     for _ in range(20):
         step = 1e-4 * rng.standard_normal(3)
         assert cost(poles.vector + step) >= here * (1 - 1e-10)
+
+
+def test_states_are_orthonormal_whatever_the_poles():
+    z = 0.9 * np.exp(1j * np.array([0.4, 0.4 + 1e-9, 3.0]))
+    poles = DiscretePoles.of([0.5, -0.3, 0.5 + 1e-12, *z, *z.conj()])
+    A, b = orthonormal_states(poles)
+    states = run_states(A, b, 600)
+    np.testing.assert_allclose(states.T @ states, np.eye(9), atol=1e-13)
+    columns, _ = poles.basis(600)
+    inside = states @ (states.T @ columns)
+    np.testing.assert_allclose(inside, columns, atol=1e-12)
 
 
 def test_slopes_of_the_basis():

@@ -12,13 +12,14 @@ import numpy as np
 import scipy.linalg
 import scipy.signal
 
-from recollect._core._threads import on_one_thread
-from recollect.training._record_fit import (
+from recollect._core._pole_fit import (
     DiscretePoles,
+    fit_sequence,
     quadratic_form,
     realise_poles,
     refine_poles,
 )
+from recollect._core._threads import on_one_thread
 
 N_PATHS = 32
 # Share of a kernel's power beyond its memory, and how many memories a path lasts.
@@ -148,14 +149,8 @@ def find_best(race: Race, width: int, *others: DiscretePoles) -> float:
 
     Several starts, refined on the very error that counts.
     """
-    from recollect.approximation._discrete import fit_discrete
-
     wanted = race.root @ race.kernel
-    starts = list(others)
-    for ends in (True, False):
-        starts.append(
-            DiscretePoles.of(fit_discrete(race.kernel, width=width, dt=race.dt, ends=ends).rates)
-        )
+    starts = [*others, fit_sequence(race.kernel, width, race.root, wanted)[0]]
     ends = [
         refine_poles(start, race.root, wanted, n_iterations=150, rtol=1e-9)[0] for start in starts
     ]
