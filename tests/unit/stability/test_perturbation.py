@@ -137,6 +137,16 @@ def test_sampling_is_below_the_search_and_the_search_below_the_bound(reparam, re
         assert curve.sizes[0] == pytest.approx(targets.measure_norm(network), rel=1e-6)
 
 
+@pytest.mark.slow
+def test_the_order_holds_in_many_random_networks():
+    for seed in range(40):
+        reparam = sorted(REPARAMS)[seed % 4]
+        network = diagonal(100 + seed, 3, reparam, readin=("plain", "normalised")[seed % 2])
+        radii = 10.0 ** np.random.default_rng(seed).uniform([-4, -2, -1], [-2, -1, 0.3])
+        curve = stability.measure_perturbation_error(network, radii, key=seed, **QUICK)
+        check_order(curve)
+
+
 def test_distances_of_sums_are_those_of_quadrature():
     rng = np.random.default_rng(0)
     for seed in range(6):
@@ -171,7 +181,7 @@ def test_the_order_holds_against_a_target_too():
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda: models.to_dense(diagonal(2, 3)), id="dense"),
+        pytest.param(lambda: models.to_dense(diagonal(2, 3)), id="dense", marks=pytest.mark.slow),
         pytest.param(lambda: models.rediscretise(diagonal(2, 3, "exponential"), 0.5), id="steps"),
         pytest.param(
             lambda: models.to_dense(models.rediscretise(diagonal(2, 3), 0.5)),
@@ -262,9 +272,9 @@ def test_the_read_in_stays_where_it_is_asked_to():
 
 @pytest.mark.parametrize("norm", ["mse", pytest.param("w1", marks=pytest.mark.slow)])
 def test_sampling_is_below_the_search_on_paths(norm):
-    for seed in range(2):
+    for seed in (1,):
         curve = stability.measure_perturbation_error(
-            [residual(3, seed), residual(5, seed)],
+            [residual(3, seed), residual(4, seed)],
             [0.0, 0.05, 0.2],
             paths=PATHS,
             dt=0.2,
@@ -275,7 +285,7 @@ def test_sampling_is_below_the_search_on_paths(norm):
         check_order(curve)
         assert curve.errors[:, 0] == pytest.approx(0, abs=1e-14)
         assert (curve.errors[:, 1:] > 1.1 * curve.sampled[:, 1:]).all()
-        assert list(curve.widths) == [3, 5]
+        assert list(curve.widths) == [3, 4]
 
 
 def test_every_value_is_that_of_all_paths():
@@ -390,12 +400,18 @@ def test_an_unstable_network_is_infinitely_far_at_every_radius():
 def test_a_network_that_diverges_within_the_ball_is_not_dropped():
     linear = residual(4, activation="linear")
     paths = np.tile(PATHS[:4], (1, 10, 1))
-    curve = stability.measure_perturbation_error(linear, [0.1, 300.0], paths=paths, dt=1.0, **QUICK)
+    few = {"n_starts": 2, "n_steps": 2}
+    curve = stability.measure_perturbation_error(linear, [0.1, 300.0], paths=paths, dt=1.0, **few)
     assert np.isfinite(curve.errors[0, 0])
     assert np.isinf(curve.errors[0, 1])
+
+
+@pytest.mark.slow
+def test_a_linear_network_that_may_be_unstable_is_infinitely_far_in_w1():
+    few = {"n_starts": 2, "n_steps": 2}
     diagonal_network = diagonal(0, 2)
     curve = stability.measure_perturbation_error(
-        diagonal_network, [0.01, 10.0], paths=PATHS, norm="w1", **QUICK
+        diagonal_network, [0.01, 10.0], paths=PATHS, norm="w1", **few
     )
     assert np.isinf(curve.errors[0, 1])
 

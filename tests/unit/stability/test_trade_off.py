@@ -24,6 +24,7 @@ def check(found):
     assert len(found.summary()) == len(found.names) + 1
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_its_parts():
     model = network()
     maps = {"direct": models.Direct(), "exponential": models.Exponential()}
