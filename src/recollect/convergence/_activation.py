@@ -123,15 +123,15 @@ def smooth_activation(
         math.inf if third_bound == math.inf else require_positive("third_bound", third_bound),
         function=function,
     )
-    for label, bound, values in (
-        ("value_bound", found.value_bound, found.value(_TRIED)),
-        ("slope_bound", found.slope_bound, found.slope(_TRIED)),
-        ("curvature_bound", found.curvature_bound, found.curvature(_TRIED)),
-        ("third_bound", found.third_bound, _of(found, _TRIED, 3)),
+    for label, bound, order in (
+        ("value_bound", found.value_bound, 0),
+        ("slope_bound", found.slope_bound, 1),
+        ("curvature_bound", found.curvature_bound, 2),
+        ("third_bound", found.third_bound, 3),
     ):
         if bound == math.inf:
             continue
-
+        values = _of(found, _TRIED, order)
         size = np.where(np.isfinite(values), abs(values), math.inf)
         worst = int(np.argmax(size))
         if size[worst] > bound * (1 + _ROUNDING):

@@ -157,3 +157,42 @@ def test_suprema_hold_on_sampled_balls():
                     assert np.linalg.norm(hess, 2) <= s[at] * (1 + 1e-9)
                     change = np.linalg.norm(away[t][2] - hess, 2) / np.linalg.norm(step)
                     assert change <= third[at] * 1.01 + 1e-6
+
+
+def sampled():
+    target = c.draw_transport_target(2, nu_w=0.5, nu_u=0.5, alpha=0.3, seed=1)
+    signals = c.draw_sequences(4, 3, 2, seed=1)
+    values, _ = target(signals, n_points=256, n_replicates=2)
+    return c.initialise_paired(64, 2, alpha=0.3, seed=1), signals, values
+
+
+@pytest.mark.parametrize("method", ["projected", "average", "sgd", "plain"])
+def test_what_is_left_out_could_not_win(method, monkeypatch):
+    from recollect.convergence._certificate import _Case
+
+    network, signals, values = sampled()
+    radii = {} if method == "plain" else {"radius_w": 0.5, "radius_u": 0.5}
+    found = c.bound_risk_on_data(network, signals, values, n_steps=60, method=method, **radii)
+    close = _Case.close
+    monkeypatch.setattr(_Case, "least_bound", lambda self, displacement: -math.inf)
+    monkeypatch.setattr(_Case, "close", lambda self, d, known: close(self, d, math.inf))
+    whole = c.bound_risk_on_data(network, signals, values, n_steps=60, method=method, **radii)
+    assert found.bound == pytest.approx(whole.bound, rel=1e-12)
+
+
+def test_no_step_sees_a_risk_above_the_largest_allowed(monkeypatch):
+    from recollect.convergence._certificate import _Case
+
+    network, signals, values = sampled()
+    allowed = []
+    finish = _Case.finish
+    monkeypatch.setattr(
+        _Case, "finish", lambda self, x, bent, m: allowed.append(m) or finish(self, x, bent, m)
+    )
+    options = {"n_steps": 60, "radius_w": 0.5, "radius_u": 0.5, "method": "sgd"}
+    bound = c.bound_risk_on_data(network, signals, values, **options)
+    run = c.train_paired(network, signals, values, step_size=bound.step_size, **options)
+    risks = np.sum((values - run.network(signals)) ** 2, axis=1)
+    # The risk of zero is among them.
+    assert np.sum(values**2, axis=1).max() <= allowed[-1]
+    assert max(run.sample_risk.max(), risks.max()) <= allowed[-1]
