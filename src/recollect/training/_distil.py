@@ -39,6 +39,7 @@ from recollect.training._lag_refinement import (
     LagGrid,
     continuous_grid,
     discrete_grid,
+    measure_by_output,
     refine_over_lags,
 )
 from recollect.training._mode_reduction import (
@@ -462,13 +463,13 @@ def _reduced(block: _Block, width: int, norm: str) -> _Fitted:
     direction = _common_direction(block.inputs)
     if direction is not None:
         factors = block.outputs * (block.inputs @ direction)[:, None]
-        rates, amplitudes = _single_state(block, factors, width, norm)
+        rates, amplitudes = _single_state(block, factors, width, norm, block.shape[0])
         ones = np.ones(len(rates))
         return _measured(block, rates, ones[:, None] * direction, amplitudes)
     direction = _common_direction(block.outputs)
     if direction is not None:
         factors = block.inputs * (block.outputs @ direction)[:, None]
-        rates, amplitudes = _single_state(block, factors, width, norm)
+        rates, amplitudes = _single_state(block, factors, width, norm, 1)
         ones = np.ones(len(rates))
         return _measured(block, rates, amplitudes, ones[:, None] * direction)
     z = np.exp(-block.rates * (block.dt or 1.0))
@@ -521,7 +522,7 @@ def _rates_of(multipliers: np.ndarray, dt: float) -> np.ndarray:
 
 
 def _single_state(
-    block: _Block, factors: np.ndarray, width: int, norm: str
+    block: _Block, factors: np.ndarray, width: int, norm: str, n_outputs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns rates and amplitudes (width, channel) of the best fit of one input or one output."""
     is_discrete = block.dt is not None
@@ -553,16 +554,27 @@ def _single_state(
     best = rates, amplitudes
     for start in starts:
         refined = refine_over_lags(
-            start, grid, wanted, norm=norm, is_discrete=is_discrete, slowest=slowest
+            start,
+            grid,
+            wanted,
+            norm=norm,
+            is_discrete=is_discrete,
+            n_outputs=n_outputs,
+            slowest=slowest,
         )
-        best = _nearer(best, refined, grid, wanted, norm)
+        best = _nearer(best, refined, grid, wanted, norm, n_outputs)
     return best[0] / (block.dt or 1.0), best[1]
 
 
-def _nearer(first: Any, second: Any, grid: LagGrid, wanted: np.ndarray, norm: str) -> Any:
+def _nearer(
+    first: Any, second: Any, grid: LagGrid, wanted: np.ndarray, norm: str, n_outputs: int
+) -> Any:
     def size(pair: Any) -> float:
-        row = np.abs(wanted - evaluate_modes(pair[0], pair[1], grid.lags)).sum(axis=1)
-        return float(grid.weights @ row) if norm == "l1" else float(row.max())
+        error = wanted - evaluate_modes(pair[0], pair[1], grid.lags)
+        if norm == "l1":
+            return float(measure_by_output(error, grid.weights, n_outputs).max())
+        rows = np.abs(error).reshape(len(error), n_outputs, -1).sum(axis=2)
+        return float(rows.max())
 
     return first if size(first) <= size(second) else second
 
@@ -879,6 +891,7 @@ class _SequenceFit:
                 wanted,
                 norm=self.norm,
                 is_discrete=True,
+                n_outputs=self.n_outputs,
                 slowest=0.5 / self.n,
             )
             best = min((best, self._judged(*refined)), key=lambda fit: fit.errors[self.norm])

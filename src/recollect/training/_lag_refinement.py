@@ -250,6 +250,7 @@ def refine_over_lags(
     *,
     norm: str,
     is_discrete: bool,
+    n_outputs: int = 1,
     slowest: float = 0.0,
     n_rounds: int = 24,
     n_steps: int = 3,
@@ -262,6 +263,7 @@ def refine_over_lags(
         target: its values there, shape (lag, channel).
         norm: `"l1"`, `"l2"` or `"linf"`.
         is_discrete: lags are whole numbers.
+        n_outputs: of the channels (out * in); the L1 norm is that of the worst output.
         slowest: no rate may become slower: a grid that ends sees nothing of what it leaves.
     """
     waves = _Waves.of(np.asarray(rates, dtype=complex), is_discrete=is_discrete, slowest=slowest)
@@ -277,22 +279,57 @@ def refine_over_lags(
         return waves.rates(), waves.amplitudes(real)
     best, best_size = (waves, at.amplitudes), np.inf
     current, amplitudes = best
+    share = np.ones(n_outputs)
     for turn in range(n_rounds):
         error = target - current.basis(lags, slopes=False)[0] @ amplitudes
-        row = np.abs(error).sum(axis=1)
-        value = float(grid.weights @ row)
-        if value < best_size:
-            best, best_size = (current, amplitudes), value
-        if not value > 0:
+        sums = measure_by_output(error, grid.weights, n_outputs)
+        if sums.max() < best_size:
+            best, best_size = (current, amplitudes), float(sums.max())
+        if not sums.max() > 0:
             break
+        # The worst output counts for more each time: the largest sum is what is to be lowered.
+        share = share * np.sqrt(np.maximum(sums / sums.max(), 1e-2))
+        share = share / share.max()
+        scale = np.repeat(share, target.shape[1] // n_outputs)
+        row = np.abs(error) @ scale
         # Least squares with weights 1/|e| is least deviations; the floor under |e| comes down.
-        mean = float(grid.weights @ row**2) / value
-        floor = max(0.3 * 0.7**turn, 1e-3) * mean
-        rows = root / np.sqrt(np.maximum(row, floor))
-        current, at = _descend(current, lags, rows, target, n_steps=n_steps)
-        amplitudes = at.amplitudes
+        mean = float(grid.weights @ row**2) / float(grid.weights @ row)
+        rows = root / np.sqrt(np.maximum(row, max(0.3 * 0.7**turn, 1e-3) * mean))
+        current, at = _descend(current, lags, rows, target * scale, n_steps=n_steps)
+        amplitudes = at.amplitudes / scale
     waves, real = best
+    if target.shape[1] > 1:
+        real = _least_deviations(waves, real, grid, target)
     return waves.rates(), waves.amplitudes(real)
+
+
+def measure_by_output(error: np.ndarray, weights: np.ndarray, n_outputs: int) -> np.ndarray:
+    """Returns the L1 norm of each output of values (lag, out * in), shape (out,)."""
+    return (weights @ np.abs(error)).reshape(n_outputs, -1).sum(axis=1)
+
+
+def _least_deviations(
+    waves: _Waves, amplitudes: np.ndarray, grid: LagGrid, target: np.ndarray
+) -> np.ndarray:
+    """Returns the amplitudes of least absolute deviation at fixed rates, channel by channel."""
+    matrix, _ = waves.basis(grid.lags, slopes=False)
+    found = amplitudes.copy()
+    for channel in range(target.shape[1]):
+        best, best_size = amplitudes[:, channel], np.inf
+        current = best
+        for turn in range(12):
+            error = np.abs(target[:, channel] - matrix @ current)
+            value = float(grid.weights @ error)
+            if value < best_size:
+                best, best_size = current, value
+            if not value > 0:
+                break
+            mean = float(grid.weights @ error**2) / value
+            rows = np.sqrt(grid.weights / np.maximum(error, max(0.1 * 0.5**turn, 1e-4) * mean))
+            q, r = np.linalg.qr(matrix * rows[:, None])
+            current = np.linalg.lstsq(r, q.T @ (target[:, channel] * rows), rcond=1e-13)[0]
+        found[:, channel] = best
+    return found
 
 
 _MOST_PEAKS = 300

@@ -521,7 +521,35 @@ def reduce_matrix(modes: MatrixModes, width: int, *, n_rounds: int = 60) -> Matr
     root = np.sqrt(singular[:width])
     read = (seen @ left[:, :width] / root).conj().T
     write = reach @ right[:width].conj().T / root
-    current = _diagonalised(read, write, modes)
+    starts = [_diagonalised(read, write, modes), *_strongest(modes, width)]
+    # From several starts: interpolation finds the optimum next to where it begins.
+    found = [_interpolated(start, modes, whole, n_rounds) for start in starts]
+    return min(found, key=lambda pair: pair[1])[0]
+
+
+def _strongest(modes: MatrixModes, width: int) -> list[MatrixModes]:
+    """Returns the modes that carry most, by their L2 norms and by their Hankel norms."""
+    size = np.linalg.norm(modes.residues, axis=1)
+    found = []
+    for scale in (np.sqrt(modes.rates.real), modes.rates.real):
+        chosen: list[int] = []
+        for k in np.argsort(-size / scale, kind="stable"):
+            same = np.abs(modes.rates - modes.rates[k].conj()) <= 1e-12 * np.abs(modes.rates[k])
+            pair = [k] if modes.rates[k].imag == 0 else [k, *np.flatnonzero(same)[:1]]
+            if k not in chosen and len(chosen) + len(pair) <= width:
+                chosen += [int(index) for index in pair]
+        if len(chosen) == width:
+            found.append(
+                MatrixModes(modes.rates[chosen], modes.inputs[chosen], modes.outputs[chosen])
+            )
+    return found
+
+
+def _interpolated(
+    current: MatrixModes, modes: MatrixModes, whole: Modes, n_rounds: int
+) -> tuple[MatrixModes, float]:
+    """Returns the best of the tangential interpolants met from a start, and what it leaves."""
+    v = modes.rates
     best, error = current, measure_difference(whole, Modes(current.rates, current.residues))
     calm = 0
     for _ in range(n_rounds):
@@ -530,16 +558,16 @@ def reduce_matrix(modes: MatrixModes, width: int, *, n_rounds: int = 60) -> Matr
         read = (gap * (modes.outputs @ current.outputs.T)).T
         try:
             read = np.linalg.solve(read @ write, read)
+            current = _diagonalised(read, write, modes)
         except np.linalg.LinAlgError:
             break
-        current = _diagonalised(read, write, modes)
-        left_over = measure_difference(whole, Modes(current.rates, current.residues))
-        calm = 0 if left_over < error * (1 - 1e-4) else calm + 1
-        if left_over < error:
-            best, error = current, left_over
-        if calm > 5:
+        left = measure_difference(whole, Modes(current.rates, current.residues))
+        calm = 0 if left < error * (1 - 1e-4) else calm + 1
+        if left < error:
+            best, error = current, left
+        if calm > 5 or not math.isfinite(left):
             break
-    return best
+    return best, error
 
 
 def _diagonalised(read: np.ndarray, write: np.ndarray, modes: MatrixModes) -> MatrixModes:
