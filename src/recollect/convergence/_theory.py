@@ -199,7 +199,8 @@ def bound_risk(
         projected   (1/τ)Σ_s R(Θ(s)) ≤ x,   √x = [E + √(E² + qν²/(ητ))]/(2q),
         average     R(mean of Θ(s)) ≤ (√x + ½ρ²√(ΣS_t²)/√m)²,
         sgd         (1/τ)Σ_s R(Θ(s)) ≤ min_c [c x + r_max ln(1/δ')/τ]/(1-e^{-c}),
-                    √r_max = G_0 √(ν² + ητE²/q) + E, as no step is farther from the comparator,
+                    √r_max = G √(ν² + ητE²/q) + E (G with the gain ασ_1 of the start), as no
+                    step is farther from the comparator; never more than the ball allows,
         plain       as projected, if 2Gη Σ√x stays below ρ, so that the ball is never left.
 
     The bound on the average over the steps bounds the best step too. Where `ηG² ≥ 1` (C's step
