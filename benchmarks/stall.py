@@ -240,11 +240,63 @@ def _summarise(rows: dict[str, Any]) -> None:
               f"{_cost(ratio, least['is_reached'])} x our time")  # fmt: skip
 
 
+def _draw(rows: dict[str, Any], path: str) -> None:
+    """Time against the delay, and the errors on the way at delay 16; white noise, width 16."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    names = ["ours", *METHODS]
+    label = {"ours": "from the data"} | {m: f"Adam, {m} start" for m in METHODS[1:-1]}
+    label |= {"gru": "Adam, torch GRU", "gradient descent": "gradient descent, direct start"}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stall"}):
+        figure = Figure(figsize=(8, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for index, name in enumerate(names):
+            colour, points = f"C{index}", []
+            for row in rows.values():
+                if isinstance(row, dict) and row.get("inputs") == "white" and row["width"] == 16:
+                    kind, value = row["target"].split()
+                    if kind == "bump" and row[name] is not None:
+                        points.append((float(value), row[name]["seconds"], row[name]["is_reached"]))
+            points.sort()
+            delays, seconds, _ = zip(*points, strict=True)
+            if name == "ours":
+                left.loglog(delays, seconds, "-", color=colour)
+            for delay, second, is_reached in points:
+                marker, face = ("o", colour) if is_reached else ("^", "none")
+                left.loglog([delay], [second], marker, color=colour, mfc=face)
+            row = rows["bump 16 white 16"][name]
+            if name == "ours":
+                right.loglog([row["seconds"]], [row["error"]], "o", color=colour, label=label[name])
+            elif row is not None:
+                clock, _, error = zip(*row["curve"], strict=True)
+                right.loglog(clock, error, "-", color=colour, linewidth=1.0, label=label[name])
+        curve = rows.get("simulated", {}).get("curve")
+        if curve:
+            clock, _, error = zip(*curve[1:], strict=True)
+            text = f"the same, {rows['simulated']['method']} start, paths simulated"
+            right.loglog(clock, error, ":", color="black", label=text)
+        left.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
+        left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        left.plot([], [], "^", color="gray", mfc="none", label="not reached in this time")
+        left.plot([], [], "o", color="gray", label="reached")
+        left.legend(frameon=False, fontsize="x-small")
+        left.set(xlabel="delay of the bump", ylabel="wall time, s", title="to 1.1 × the best error")
+        right.axhline(rows["bump 16 white 16"]["bar"], color="gray", linewidth=0.8)
+        right.set(xlabel="wall time, s", ylabel="error / output", title="delay 16")
+        handles, labels = right.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="x-small"
+        )
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Runs the rows that are missing and prints all of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="delays 4 and 16, white, width 16")
     parser.add_argument("--out", default="", help="JSON file to write to and go on from")
+    parser.add_argument("--figure", default="", help="SVG file to draw, after a full run")
     parser.add_argument("--budget", type=float, default=0.0, help="seconds for each competitor")
     arguments = parser.parse_args()
     # Everybody on one core. Read when the first JAX program is compiled.
@@ -271,7 +323,7 @@ def main() -> None:
             for width in widths:
                 name = f"{target} {kind} {width}"
                 if name not in rows:
-                    is_reach = target == "bump 16" and width == 16 and not arguments.quick
+                    is_reach = target == "bump 16" and not arguments.quick
                     row = _row(
                         target,
                         kind,
@@ -290,6 +342,8 @@ def main() -> None:
         if "simulated" not in rows:
             keep("simulated", _simulated(rows["bump 16 white 16"], factor=110.0))
     _summarise(rows)
+    if arguments.figure:
+        _draw(rows, arguments.figure)
     print(f"\nthis run took {time.perf_counter() - began:.0f} s, load {os.getloadavg()[0]:.1f}")
 
 
