@@ -16,6 +16,7 @@ help:
 	@echo "make lint | docs | bench | clean"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV), once: a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
