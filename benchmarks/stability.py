@@ -47,6 +47,7 @@ def _torch_evaluations(network, paths, n_full: int, n_search: int):
         import torch
     except ModuleNotFoundError:
         return None
+    torch.set_num_threads(1)
     x = torch.tensor(paths)
     weights = [
         torch.tensor(np.asarray(part), requires_grad=True)
