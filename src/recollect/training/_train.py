@@ -83,7 +83,7 @@ class TrainedModel:
         model: with host weights, in the units of the data.
         losses: before each step, on its batch, in units of the outputs' mean square, (step,).
         error: the same over all records, of the model returned.
-        plateau: what the losses say about going on.
+        plateau: what the losses say about going on, after the last step for as many steps again.
         status: `diverged` or `not_finite` with step and layer if it broke (the model is then the
             last sound one); `stalled`, `not_converged` or `undecided` if the plateau detector
             stopped it on a plateau, in a slow decay, or where it could not tell.
@@ -219,7 +219,8 @@ def train_model(
             if run.step:
                 is_judged = _is_due(run.step, steps_per_call)
                 if is_judged or run.step in (resumed_at, n_steps):
-                    plateau = _judge(run.losses, n_steps - run.step)
+                    # At the end: whether as many steps again are worth it.
+                    plateau = _judge(run.losses, (n_steps - run.step) or n_steps)
                 elapsed = time.monotonic() - began
                 if line is not None:
                     line.show(run, plateau, elapsed)
@@ -404,12 +405,13 @@ class _Run:
 
     def _describe_optimiser(self) -> str:
         # What it computes, constants included; the addresses of functions are chance.
-        plan, batch = self._plan, (self._constants, draw_batch(*self._drawn(0)))
+        plan = self._plan
+        batch = jax.eval_shape(draw_batch.__wrapped__, *self._drawn(0))
         update = jax.make_jaxpr(
-            lambda slope, state, params, step: move(
-                plan, slope, state, params, self._rate, step, jnp.zeros(()), batch
+            lambda slope, state, params, step, *of: move(
+                plan, slope, state, params, self._rate, step, jnp.zeros(()), of
             )
-        )(self.params, self._state, self.params, 0)
+        )(self.params, self._state, self.params, 0, self._constants, batch)
         digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(update.jaxpr)).encode())
         return digest.hexdigest()
 

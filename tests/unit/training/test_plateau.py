@@ -45,7 +45,7 @@ def draw_curve(rng, correlation=0.0):
             curve = 1 - left + left * ((t + 0.02) / 1.02) ** -(10 ** rng.uniform(-1, 0.3))
     curve = curve * 10 ** rng.uniform(-3, 1)
     white = rng.standard_normal(n + 500) * math.sqrt(1 - correlation**2)
-    coloured = scipy.signal.lfilter([1.0], [1.0, -correlation], white)[500:]
+    coloured = np.asarray(scipy.signal.lfilter([1.0], [1.0, -correlation], white))[500:]
     seen = np.abs(curve[:n] * (1 + noise * coloured))
     return kind, seen, curve[n:], is_visible
 
