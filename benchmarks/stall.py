@@ -194,6 +194,29 @@ def _with_estimate() -> list[dict[str, Any]]:
     return found
 
 
+def _with_warm_start() -> list[dict[str, Any]]:
+    """The general verb on the same records."""
+    from recollect import models, training
+
+    found = []
+    for delay in (8, 16):
+        race = runs.build_race(f"bump {delay}", "white")
+        began = time.process_time()
+        start = training.warm_start(
+            models.DiagonalRNN,
+            list(race.signals[:, :, None]),
+            list(race.outputs[:, :, None]),
+            dt=race.dt,
+            width=16,
+            initial_state="rest",
+        )
+        processor = time.process_time() - began
+        steps = start.linear.step_response(race.dt * np.arange(race.n_time + 1))[:, 0, 0]
+        error = race.error(np.diff(np.asarray(steps)))
+        found.append({"delay": delay, "processor": processor, "error": error})
+    return found
+
+
 def _summarise(rows: dict[str, Any]) -> None:
     print("\nours against the delay, log-log slope of its processor time:")
     for inputs in INPUTS:
@@ -222,6 +245,11 @@ def _summarise(rows: dict[str, Any]) -> None:
     for run in rows.get("estimate", []):
         print(
             f"ours by estimate_kernel throughout, bump {run['delay']}, white, width 16: "
+            f"{run['processor']:.3g} s of processor, error {run['error']:.4g}"
+        )
+    for run in rows.get("warm_start", []):
+        print(
+            f"training.warm_start, bump {run['delay']}, white, width 16: "
             f"{run['processor']:.3g} s of processor, error {run['error']:.4g}"
         )
     found = rows.get("simulated")
@@ -274,7 +302,7 @@ def _draw(rows: dict[str, Any], path: str) -> None:
         curve = rows.get("simulated", {}).get("curve")
         if curve:
             clock, _, error = zip(*curve[1:], strict=True)
-            text = f"the same, {rows['simulated']['method']} start, paths simulated"
+            text = f"{label[rows['simulated']['method']]}, paths simulated"
             right.loglog(clock, error, ":", color="black", label=text)
         left.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
         left.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
@@ -339,6 +367,8 @@ def main() -> None:
     if not arguments.quick:
         if "estimate" not in rows:
             keep("estimate", _with_estimate())
+        if "warm_start" not in rows:
+            keep("warm_start", _with_warm_start())
         if "simulated" not in rows:
             keep("simulated", _simulated(rows["bump 16 white 16"], factor=110.0))
     _summarise(rows)
