@@ -56,7 +56,7 @@ def _positive_fit(design: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     # A unit that has forgotten before the first lag could have any amplitude: nothing asks for one.
     asked = design[0] > 1e-6
     amplitudes = np.zeros(design.shape[1])
-    amplitudes[asked] = scipy.optimize.nnls(design[:, asked], wanted)[0]
+    amplitudes[asked] = scipy.optimize.nnls(design[:, asked], wanted, maxiter=1000)[0]
     return amplitudes
 
 

@@ -206,7 +206,9 @@ def train_network(
         triangle = np.asarray(
             np.linalg.qr(np.column_stack([flat, outputs[some].ravel()]), mode="r")
         )
-        readout = scipy.optimize.nnls(triangle[:, :-1], triangle[:, -1])[0]
+        readout = scipy.optimize.nnls(
+            triangle[:, :-1], triangle[:, -1], maxiter=100 * network.width
+        )[0]
         return eqx.tree_at(lambda m: m.C, network, (readout * sign)[None, :])
 
     # Read-in and readout of one size per unit are what keeps a network of any width stable.
