@@ -416,6 +416,39 @@ def test_a_linear_network_that_may_be_unstable_is_infinitely_far_in_w1():
     assert np.isinf(curve.errors[0, 1])
 
 
+def gru():
+    rng = np.random.default_rng(0)
+    return models.GRU(
+        rng.standard_normal((9, 1)),
+        0.3 * rng.standard_normal((9, 3)),
+        C=rng.standard_normal((1, 3)),
+    )
+
+
+def stack():
+    unit = diagonal(0, 3, "exponential")
+    rng = np.random.default_rng(1)
+    layers = [
+        models.StateSpaceLayer(
+            unit, skip=rng.standard_normal((1, 1)), mix=rng.standard_normal((1, 1))
+        )
+        for _ in range(2)
+    ]
+    return models.Stack(layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [gru, stack])
+def test_any_recurrent_model_can_be_moved(make):
+    model = make()
+    curve = stability.measure_perturbation_error(
+        model, [0.0, 0.01, 0.1], paths=PATHS, dt=1.0, **QUICK
+    )
+    check_order(curve)
+    assert curve.errors[0, 0] == pytest.approx(0, abs=1e-20)
+    assert curve.errors[0, 2] > 20 * curve.errors[0, 1] > 0
+
+
 def test_weights_that_are_not_numbers_are_refused():
     broken = eqx.tree_at(lambda m: m.W, residual(3), np.full((3, 3), np.nan))
     with pytest.raises(ValueError, match="W"):
