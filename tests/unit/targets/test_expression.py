@@ -218,3 +218,18 @@ def test_recognised_kernels_equal_python(text):
         exact = np.broadcast_to(eval(text, names), t.shape).astype(float)
     scale = np.abs(exact).max() or 1.0
     np.testing.assert_allclose(values(kernel, t), exact, rtol=1e-7, atol=1e-8 * scale)
+
+
+def refusal(text):
+    try:
+        rt.parse_kernel(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_every_function_that_is_listed_is_known():
+    names = rt.expression_functions()
+    assert {"exp", "cos"} <= set(names)
+    assert not any("known words" in refusal(f"exp(-t)*{name}(1)") for name in names)
+    assert "known words" in refusal("exp(-t)*secant(1)")
