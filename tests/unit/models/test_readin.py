@@ -100,3 +100,14 @@ def test_read_ins_are_named():
         models.reparameterise(
             models.DiagonalRNN([-0.1, 1.0], [[1.0], [1.0]], [[1.0, 1.0]]), readin="normalised"
         )
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("dt", [None, 0.25])
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_torch_module_sees_the_same_inputs(dt, is_complex):
+    torch = pytest.importorskip("torch")
+    model = network(dt=dt, is_complex=is_complex, readin="normalised", reparam=models.Softplus())
+    signal = np.random.default_rng(2).standard_normal((20, 2))
+    found = models.to_torch(model, dt=0.25)(torch.tensor(signal)).detach().numpy()
+    assert found == pytest.approx(model(signal, dt=0.25), abs=1e-13)
