@@ -39,6 +39,7 @@ from recollect.training._train_step import (
     Plan,
     advance,
     differentiate,
+    draw,
     draw_batch,
     evaluate_loss,
     move,
@@ -406,7 +407,7 @@ class _Run:
     def _describe_optimiser(self) -> str:
         # What it computes, constants included; the addresses of functions are chance.
         plan = self._plan
-        batch = jax.eval_shape(draw_batch.__wrapped__, *self._drawn(0))
+        batch = jax.eval_shape(functools.partial(draw, plan), *self._drawn(0)[1:])
         update = jax.make_jaxpr(
             lambda slope, state, params, step, *of: move(
                 plan, slope, state, params, self._rate, step, jnp.zeros(()), of
