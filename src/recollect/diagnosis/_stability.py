@@ -170,9 +170,10 @@ class ParameterisationAdvice:
             if math.isinf(best.unstable_from)
             else f"only {_number(best.unstable_from)} can make it unstable"
         )
+        far = f", {_number(times)} times as far" if times > 1.05 else ""
         return (
             f"train {_NAMES[best.reparam]}{readin}: then the weights may move by "
-            f"{_number(best.radius)}, {_number(times)} times as far, and {end}"
+            f"{_number(best.radius)}{far}, and {end}"
         )
 
 
@@ -232,8 +233,13 @@ def recommend_parameterisation(
     try:
         channel = standardise(to_dense(network), dt)
         units = _real_units(channel)
-    except ValueError as error:
-        return dataclasses.replace(advice, status=Status("failed", str(error)))
+    except ValueError:
+        stable = advice.slowest_rate > 0
+        words = "it has repeated rates" if stable else "it does not forget"
+        if not np.any(network.kernel(np.array([0.0, dt]))):
+            words = "its kernel is zero"
+        status = Status("undecided", f"of the fitted network: {words}")
+        return dataclasses.replace(advice, status=status)
     margins = _margins(units, change * float(measure_norm(channel, norm="l1")))
     direct = margins[0]
     best = max(m.radius for m in margins)

@@ -112,8 +112,11 @@ def test_what_cannot_be_said_is_said_so(exponential):
     assert len(advice.summary()) == 2
     unstable = models.LinearRNN([[0.1]], [[1.0]], [[1.0]])
     advice = recommend_parameterisation(exponential, unstable, dt=1.0)
-    assert advice.status.code == "failed"
-    assert "not known" in advice.summary()[1]
+    assert advice.status.code == "undecided"
+    assert "it does not forget" in advice.summary()[1]
+    defective = models.LinearRNN([[-0.1, 1.0], [0.0, -0.1]], [[0.0], [1.0]], [[1.0, 0.0]])
+    advice = recommend_parameterisation(exponential, defective, dt=1.0)
+    assert "repeated rates" in advice.summary()[1]
     undecided = dataclasses.replace(exponential, law="undecided")
     advice = recommend_parameterisation(undecided, network(), dt=1.0)
     assert advice.status.code == "undecided"
