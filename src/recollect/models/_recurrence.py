@@ -443,6 +443,7 @@ def _per_step(multipliers: Any, drive: Any) -> Any:
 
 
 def _scan_linear(multipliers: Any, drive: Any, initial: Any) -> Any:
+    multipliers, drive, initial = vary_together(multipliers, drive, initial)
     if multipliers.ndim == 1:
         return recur(lambda h, u: multipliers * h + u, initial, drive)
     return recur(lambda h, x: x[0] * h + x[1], initial, (_per_step(multipliers, drive), drive))
@@ -489,7 +490,7 @@ def _associative(multipliers: Any, drive: Any) -> Any:
 
 def _linear_dense(form: str, transition: Any, drive: Any, initial: Any = None) -> Any:
     if form == "scan":
-        start = _start(initial, drive)
+        transition, drive, start = vary_together(transition, drive, _start(initial, drive))
         return recur(lambda h, u: _matmul(transition, h) + u, start, drive)
     if initial is not None:
         drive = drive.at[0].add(_matmul(transition, initial))
@@ -595,10 +596,8 @@ def _newton_diagonal(activation: str, weights: Any, drive: Any, initial: Any) ->
         # A diverging sweep is not an answer: NaN counts as an endless change.
         return new, jnp.where(jnp.isfinite(change), change, jnp.inf), count + 1
 
-    start = activate(activation, drive)
-    states, change, _ = jax.lax.while_loop(
-        wants_more, body, (start, jnp.inf * jnp.ones((), drive.dtype), 0)
-    )
+    start, endless = vary_together(activate(activation, drive), jnp.full((), jnp.inf, drive.dtype))
+    states, change, _ = jax.lax.while_loop(wants_more, body, (start, endless, 0))
     return jax.lax.cond(
         change > tolerance,
         lambda: _plain_diagonal(activation, weights, drive, initial),
