@@ -421,4 +421,5 @@ def _peaks(error: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     chosen = np.zeros(error.shape, dtype=bool)
     for shift in (-1, 0, 1):
         chosen[np.clip(rows[order] + shift, 0, len(size) - 1), columns[order]] = True
-    return np.nonzero(chosen | seen)
+    rows, columns = np.nonzero(chosen | seen)
+    return rows, columns
