@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +94,69 @@ def state_l1_problem(model: Any, target: Any, weights: Weights, radius: float, o
         bound=bound,
         escapes=lambda radius: _escapes(model, radius),
     )
+
+
+def state_w1_problem(model: Any, target: Any, weights: Weights, radius: float) -> Problem:
+    """Returns the problem in the W¹ norm of continuous linear networks, `‖ρ‖₁ + |ρ(0)| + ‖ρ'‖₁`."""
+    plain = state_l1_problem(model, target, weights, radius, "all")
+    if is_unstable(model):
+        return plain
+    reference = model if target is None else target
+    data = dict(plain.data)
+    data["wanted_slope"] = np.asarray(_slope(reference).kernel(data["lags"]), float)
+    data["wanted_start"] = np.asarray(reference.kernel(np.zeros(1)), float)
+
+    def whole(first, second=None):
+        parts = (first,) if second is None else (first, second)
+        slopes = [_slope(part) for part in parts]
+        starts = [np.asarray(part.kernel(np.zeros(1)), float)[0] for part in parts]
+        jump = starts[0] if second is None else starts[0] - starts[1]
+        measure = _distance if second is not None else lambda part: _norm(part, None)
+        jump = float(np.abs(jump).sum(axis=1).max())
+        return measure(*parts) + jump + measure(*slopes)
+
+    def judge(x):
+        if not np.isfinite(x).all():
+            return math.inf
+        moved = weights.restore(x)
+        with np.errstate(over="ignore"):
+            return math.inf if is_unstable(moved) else whole(reference, moved)
+
+    return dataclasses.replace(
+        plain,
+        objective=_W1(plain.objective),
+        data=data,
+        judge=judge,
+        size=whole(reference),
+        bound=lambda radius: math.inf,
+    )
+
+
+def _slope(model: Any) -> Any:
+    """Returns the network whose kernel is ρ', away from zero."""
+    if isinstance(model, LinearRNN):
+        return LinearRNN(model.A, model.A @ model.B, model.C)
+    model = _without_silent_units(model)
+    return DiagonalRNN(model.rates, -model.rates[:, None] * model.input_matrix, model.C)
+
+
+@dataclasses.dataclass(frozen=True)
+class _W1:
+    """The error of kernel, start and slope, from the rule for a kernel alone."""
+
+    plain: Callable[[Any, Any], Any]
+
+    def __call__(self, moved: Any, data: Any) -> Any:
+        if isinstance(moved, LinearRNN):
+            slope = eqx.tree_at(lambda m: m.B, moved, moved.A @ moved.B)
+            start = moved.C @ moved.B
+        else:
+            # Rates in the output matrix: B may be normalised, C never is.
+            slope = eqx.tree_at(lambda m: m.C, moved, -moved.C * moved.rates)
+            start = jnp.real(moved.amplitudes.sum(axis=0))
+        jump = jnp.max(jnp.abs(start - data["wanted_start"][0]).sum(axis=1))
+        sloped = self.plain(slope, {**data, "wanted": data["wanted_slope"]})
+        return self.plain(moved, data) + jump + sloped
 
 
 def state_path_problem(

@@ -23,7 +23,7 @@ from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.models import DiagonalRNN, LinearRNN
 from recollect.stability._ascent import Ascent
-from recollect.stability._errors import state_l1_problem, state_path_problem
+from recollect.stability._errors import state_l1_problem, state_path_problem, state_w1_problem
 from recollect.stability._theory import MOVING
 from recollect.stability._weights import moving_weights
 
@@ -100,13 +100,14 @@ def measure_perturbation_error(
         target: H; each network itself by default, so that E(0) = 0.
         norm: `l1`, the operator norm (linear networks, exact; the default for them without paths);
             `mse`, the mean square over paths; or `w1` of Definition 3.7,
-            `max_t (max |Δy_t|/|x|_∞ + max |Δy_t'|/|x|_∞)` over paths. Paths are finite: `mse` and `w1`
+            `max_t (max |Δy_t|/|x|_∞ + max |Δy_t'|/|x|_∞)` over paths, or exactly `‖Δρ‖₁ + |Δρ(0)| + ‖Δρ'‖₁`
+            for continuous linear networks without paths. Paths are finite: `mse` and `w1` over them
             are lower estimates of what longer ones would show, `w1` infinite for an unstable linear
             network.
         ball: `paper`, every weight array by β in its spectral norm (a diagonal of rates: every rate
             by β), or `euclidean`, all together.
         of: `all` weights; `rates` of a diagonal network; or `fixed_readin`, all but the input matrix.
-        paths: inputs, shape (path, time, in); needed for `mse` and `w1`.
+        paths: inputs, shape (path, time, in); needed for `mse`, and for `w1` of other networks.
         dt: step of the paths.
         n_starts: random directions per radius.
         n_steps: steps of ascent.
@@ -148,7 +149,9 @@ def measure_perturbation_error(
         raise invalid("norm", "'mse' or 'w1' for nonlinear networks", "'l1'", "give paths")
     if norm == "l1" and not isinstance(target, (AbstractLinearFunctional, type(None))):
         raise invalid("norm", "'mse' or 'w1' for a nonlinear target", "'l1'", "give paths")
-    if norm != "l1":
+    parts = [*models, *([] if target is None else [target])]
+    is_exact = norm == "l1" or (norm == "w1" and paths is None and _are_continuous(parts))
+    if not is_exact:
         if paths is None:
             raise invalid("paths", "inputs of shape (path, time, in)", "none", "or use norm='l1'")
         paths = np.asarray(paths, float)
@@ -179,10 +182,17 @@ def measure_perturbation_error(
     )
 
 
+def _are_continuous(parts: list[Any]) -> bool:
+    kinds = (DiagonalRNN, LinearRNN)
+    return all(isinstance(part, kinds) and part.dt is None for part in parts)
+
+
 def _curve(model, radii, target, norm, ball, of, paths, dt, n_starts, n_steps, n_search, key):
     weights = moving_weights(model, of)
     if norm == "l1":
         problem = state_l1_problem(model, target, weights, float(radii[-1]), of)
+    elif paths is None:
+        problem = state_w1_problem(model, target, weights, float(radii[-1]))
     else:
         problem = state_path_problem(model, target, weights, norm, paths, dt, n_search)
     ascent = Ascent(weights, problem.objective, problem.data, ball)

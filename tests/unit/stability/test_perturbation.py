@@ -326,6 +326,25 @@ def test_the_w1_norm_is_that_of_definition_3_7():
     gap = np.exp(-0.5 * t) - np.exp(-0.6 * t)
     exact = np.trapezoid(np.abs(gap), t) + np.abs(np.diff(gap)).sum()
     assert 0.05 * exact < found < exact
+    without = stability.measure_perturbation_error(one, [0.0], norm="w1", target=two)
+    assert without.errors[0, 0] == pytest.approx(exact, rel=1e-6)
+    assert without.sizes[0] == pytest.approx(1 / 0.6 + 2, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_the_exact_w1_norm_is_searched_too(is_dense):
+    model = diagonal(2, 3, "direct" if is_dense else "softplus", readin="normalised")
+    model = models.to_dense(model) if is_dense else model
+    exact = stability.measure_perturbation_error(model, [0.0, 0.05, 0.1], norm="w1", **QUICK)
+    check_order(exact)
+    assert exact.errors[0, 0] == pytest.approx(0, abs=1e-9)
+    simple = stability.measure_perturbation_error(model, [0.05, 0.1], **QUICK)
+    paths = stability.measure_perturbation_error(
+        model, [0.05, 0.1], norm="w1", paths=PATHS, dt=0.2, **QUICK
+    )
+    assert (exact.errors[0, 1:] > simple.errors[0]).all()
+    assert (exact.errors[0, 1:] > paths.errors[0]).all()
 
 
 def permuted(model, order):
