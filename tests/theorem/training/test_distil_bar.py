@@ -152,7 +152,7 @@ def test_half_the_states_cost_what_the_best_fit_costs():
 @pytest.mark.parametrize("is_trained", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 def test_random_and_trained_layers_in_every_norm(norm, is_trained):
-    for seed in (0, 1):
+    for seed in (0, 1) if norm == "l2" else (0,):
         layer = trained_layer(16, seed, 40) if is_trained else s4d(16, seed)
         recurrence = layer.recurrence if is_trained else layer
         found = training.distil(layer, width=8, norm=norm)

@@ -366,3 +366,13 @@ def test_the_result_is_frozen():
     found = training.distil(s4d(4, 0), width=2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.width = 3
+
+
+@pytest.mark.peers
+def test_a_distilled_layer_runs_in_torch():
+    torch = pytest.importorskip("torch")
+    layer = models.StateSpaceLayer(s4d(8, 12), np.eye(1), activation="gelu")
+    found = training.distil(layer, width=4, dt=1.0)
+    signal = np.random.default_rng(5).standard_normal((60, 1))
+    output = models.to_torch(found.model, dt=1.0)(torch.tensor(signal)).detach().numpy()
+    np.testing.assert_allclose(output, np.asarray(found.model(signal, dt=1.0)), atol=1e-6)
