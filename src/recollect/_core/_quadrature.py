@@ -586,6 +586,13 @@ def _algebraic_end(
         power, log_factor = exponent, log_c
     log_end = (log_factor - math.log(0.1 * tolerance)) / power
     end = math.exp(min(log_end, math.log(_LAG_MAX)))
+    # A slow exponential on the way to the power law must have died before the law takes over.
+    with np.errstate(divide="ignore", over="ignore"):
+        law = np.exp(np.minimum(log_c - exponent * np.log(lags), 700.0))
+    excess = _reverse_norm(lags, np.maximum(size - 1.1 * law, 0.0), norm)
+    above = np.flatnonzero(excess > 0.1 * tolerance)
+    if len(above):
+        end = max(end, min(2 * float(lags[above[-1]]), _LAG_MAX))
     return end, math.exp(log_factor - power * math.log(end))
 
 

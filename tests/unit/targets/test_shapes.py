@@ -8,6 +8,7 @@ import jax
 import mpmath
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -155,6 +156,18 @@ def test_norms(name):
     assert rt.measure_norm(kernel, norm="l2") == pytest.approx(l2, rel=1e-10)
     dense = np.abs(kernel.kernel(np.linspace(0, 20, 200001))).max()
     assert rt.measure_norm(kernel, norm="linf") == pytest.approx(dense, rel=1e-8)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 1e-7, 1e-9, 1e-10])
+def test_a_slow_exponential_beside_a_power_law_is_followed_to_its_end(rate):
+    # (1+t)^-3/2 - e^(-wt) changes sign where (1+t)^3/2 = e^(wt): at 0 and far out, once.
+    kernel = rt.PowerLaw(exponent=1.5, scale=1.0) - rt.exponential_sum([1.0], [rate])
+    crossing = scipy.optimize.brentq(
+        lambda x: x - 1.5 * math.log1p(x / rate), 3.0, 100.0, xtol=1e-14, rtol=1e-14
+    )
+    before = -math.expm1(-crossing) / rate - 2 * (1 - (1 + crossing / rate) ** -0.5)
+    after = 2 * (1 + crossing / rate) ** -0.5 - math.exp(-crossing) / rate
+    assert rt.measure_norm(kernel, norm="l1") == pytest.approx(before + after, rel=1e-10)
 
 
 def test_l1_norm_of_airy_between_its_zeros():
