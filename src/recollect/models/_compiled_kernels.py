@@ -15,8 +15,8 @@ _API_MAJOR, _API_MINOR = 0, 3
 _FRAME_BYTES, _METADATA_EXTENSION, _EXECUTE = 168, 1, 3
 # Sums over time restart this often, so that rounding grows with the root of their length.
 _STRETCH = 128
-# Lanes handled together: their states, multipliers and sums stay in the first cache.
-_LANES = 1024
+# Lanes handled together: long rows for the prefetcher, and their sums stay in the cache.
+_LANES = 2048
 _LARGE_PAGE = 1 << 21
 _CAN_ADVISE = sys.platform == "linux"
 _SIGNATURE = numba.int64(numba.int64)
