@@ -252,8 +252,14 @@ class _Workbench:
         """The best L2 fit found at this width; wider fits are never worse."""
         if width in self._least_squares:
             return self._least_squares[width]
+        before = None
         if width > 1 and width <= _WIDTH_CHAIN + 1:
-            self.least_squares(width - 1)
+            before = self.least_squares(width - 1)
+        elif width > 1:
+            # Beyond what the Hankel operators tell apart, starts are guesses.
+            told = max(len(s.rates(width)) for s in (self.weighted_spectrum, self.spectrum))
+            if 0 < told < width:
+                before = self.least_squares(told)
         floor = (1e-16 * self.size) ** 2
         trials = []
         for sections in self.starts(width):
@@ -280,7 +286,6 @@ class _Workbench:
                     floor=floor,
                 )
             )
-        before = self._least_squares.get(width - 1)
         contenders = finalists if before is None else [before, *finalists]
         lowest = min(trial.cost for trial in finalists)
         if not self.is_monotone and lowest < (1e-6 * self.size) ** 2:
