@@ -383,7 +383,8 @@ def refine_modes(
 def _bounded_step(along: np.ndarray, size: np.ndarray, radius: float) -> np.ndarray:
     """Returns along/(size + μ) with the least μ ≥ 0 that keeps its length within `radius`."""
     step = along / size
-    if np.linalg.norm(step) <= radius:
+    # The largest entry first: the square of a step along a flat direction may overflow.
+    if np.max(np.abs(step), initial=0.0) <= radius and np.linalg.norm(step) <= radius:
         return step
     low, high = 0.0, float(np.linalg.norm(along)) / radius
     for _ in range(60):
