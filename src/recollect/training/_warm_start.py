@@ -27,6 +27,7 @@ from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.approximation import EstimatedWidths, fit_estimate
 from recollect.memory import KernelEstimate, estimate_kernel
+from recollect.training._record_fit import fit_records
 from recollect.training._record_refinement import Refined, refine_on_records
 from recollect.training._small_signal import (
     NONLINEAR_KINDS,
@@ -206,9 +207,12 @@ def warm_start(
         chosen = fit.recommended if share is None else min(share, len(fit.networks))
         start = -np.linalg.eigvals(np.asarray(fit.networks[chosen - 1].A)).astype(complex)
         fits.append((fit, chosen))
-        found.append(
+        starts = [start]
+        if is_at_rest and share is not None:
+            starts.extend(_rates_of_records(centred, [y[:, [o]] for y in ys], dt, share))
+        refined = [
             refine_on_records(
-                start,
+                each,
                 centred,
                 [y[:, o] for y in ys],
                 dt=dt,
@@ -216,7 +220,10 @@ def warm_start(
                 has_offset=True,
                 n_steps=n_steps,
             )
-        )
+            for each in starts
+        ]
+        best = min(refined, key=lambda r: r.error)
+        found.append(dataclasses.replace(best, start_error=refined[0].start_error))
     linear = _assembled(found)
     return _delivered(
         plan, linear, kernel, fits, found, centre, centred, ys, tolerance, dt, key, shares, began
@@ -266,6 +273,23 @@ def _plan(kind: Any, n_units: Any, reparam: Any, activation: str, dt: float) -> 
         )
     chosen = models.Exponential() if reparam is None else reparam
     return _Plan(own, like, n_units, chosen, activation, step)
+
+
+def _rates_of_records(
+    xs: list[np.ndarray], ys: list[np.ndarray], dt: float, width: int
+) -> list[np.ndarray]:
+    """Returns the rates that `fit_records` finds, where it can and where they exist."""
+    if xs[0].shape[1] > 1 or any(np.isnan(y).any() for y in ys):
+        return []
+    try:
+        found = fit_records(xs, ys, dt=dt, width=width)
+    except ValueError:  # the output of records that do not start from zero, say
+        return []
+    poles = np.linalg.eigvals(np.asarray(found.model.A)).astype(complex)
+    # A pole on the negative axis is that of no sampled exponential.
+    if np.any((np.abs(poles.imag) <= 1e-12) & (poles.real <= 0)) or len(poles) < width:
+        return []
+    return [-np.log(poles) / dt]
 
 
 def _records(inputs: Any, outputs: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
