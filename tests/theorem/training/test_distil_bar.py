@@ -94,7 +94,7 @@ def test_the_half_plane_keeps_norms_of_sequences():
     assert measure_modes(flat) == pytest.approx(np.linalg.norm(sequence), rel=1e-12)
 
 
-@pytest.mark.parametrize("dt", [None, 0.5])
+@pytest.mark.parametrize("dt", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_bounds_stay_below_what_is_reached_at_every_width(dt):
     layer = s4d(16, 3)
     layer = layer if dt is None else models.rediscretise(layer, dt)

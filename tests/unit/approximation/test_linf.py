@@ -171,7 +171,7 @@ def test_kernels_that_are_not_monotone_reach_the_best_errors_known(name, width, 
     assert fit.stats["certificate"].startswith("none")
 
 
-@pytest.mark.parametrize("width", [3, 6])
+@pytest.mark.parametrize("width", [3, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kernel", [targets.Airy(scale=1.0, shift=4.0), targets.Box(0.0, 2.0), targets.Box(1.0, 2.0)]
 )

@@ -56,7 +56,7 @@ def test_as_robust_as_the_matrix_pencil_and_as_sharp_as_least_squares(noise):
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-@pytest.mark.parametrize("noise", [1e-2, 1e-5])
+@pytest.mark.parametrize("noise", [1e-2, pytest.param(1e-5, marks=pytest.mark.slow)])
 def test_width_is_where_the_spectrum_meets_the_noise(noise, is_known):
     widths = []
     for seed in range(5):

@@ -229,6 +229,7 @@ def test_the_command_line(table, tmp_path, capsys):
     assert record["model"]["margin"] > 0
 
 
+@pytest.mark.slow
 def test_test_columns_are_simulated_from_the_same_start(tmp_path):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((2, 800))

@@ -96,6 +96,7 @@ def test_values_and_gradients_equal_plain_scan(name: str):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @every
 def test_gradient_equals_finite_differences(name: str):
     got, _ = _probed(name)
@@ -112,7 +113,7 @@ def test_jvp_vmap_and_second_derivatives_work(name: str):
     np.testing.assert_allclose(got["curvature"], want["curvature"], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("batch", [(), (40,)])
+@pytest.mark.parametrize("batch", [pytest.param((), marks=pytest.mark.slow), (40,)])
 def test_gradients_gathered_in_pieces_are_whole(batch: tuple[int, ...]):
     rng = np.random.default_rng(2)
     drive, start = rng.standard_normal((300, *batch, M)), rng.standard_normal((*batch, M))
@@ -179,6 +180,7 @@ def _temporary_bytes(loss: Any, *arguments: Any) -> int:
     return jax.jit(jax.grad(loss)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_linearly_and_checkpointed_like_its_root():
     model = jax.tree.map(
         lambda x: jnp.asarray(x, jnp.float32),

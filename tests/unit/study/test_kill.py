@@ -96,7 +96,7 @@ def finish(path, study):
 
 
 @pytest.mark.parametrize(
-    ("n_kills", "n_workers"), [(5, 0), pytest.param(10, 0, marks=pytest.mark.slow), (3, 2)]
+    ("n_kills", "n_workers"), [pytest.param(10, 0, marks=pytest.mark.slow), (3, 2)]
 )
 def test_drivers_killed(write_study, tmp_path, n_kills, n_workers):
     file = write_study(BODY.replace("N", "1800"))

@@ -185,6 +185,7 @@ def test_hard_limits_are_exact_up_to_the_limit(record, kernel):
     assert np.abs(np.asarray(found.model(3 * centred, dt=DT)) - 3 * exact).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_model_gives_its_size_and_settings(record, kernel):
     like = models.initialise_from_timescales((1.0, 10.0), width=5, key=0, reparam=models.Softplus())
     found = training.warm_start(like, *record[:2], dt=DT, kernel=kernel)
@@ -206,6 +207,7 @@ def test_a_model_gives_its_size_and_settings(record, kernel):
     )
 
 
+@pytest.mark.slow
 def test_several_records_gaps_inputs_and_outputs():
     rng = np.random.default_rng(1)
     true = models.DiagonalRNN([0.1, 0.5], [[1.0, 0.0], [0.3, 1.0]], [[0.3, 0.5], [0.0, 1.0]])
@@ -233,6 +235,7 @@ def test_no_noise_is_refined_to_the_last_digits():
     assert found.start_error[0] >= found.error[0]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_there(record, kernel):
     x, y, _, noise = record
     found = training.warm_start(models.GRU, x, y, dt=DT, width=3, n_units=4, kernel=kernel)
