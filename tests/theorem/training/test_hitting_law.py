@@ -89,7 +89,7 @@ def test_for_a_small_gap_the_law_has_the_rate_itself():
     "template",
     [
         lambda delay: targets.Bump(delay=delay, width=0.5, height=2.0),
-        lambda delay: targets.Box(delay - 1.0, delay + 1.0),
+        pytest.param(lambda delay: targets.Box(delay - 1.0, delay + 1.0), marks=pytest.mark.slow),
     ],
     ids=["narrow", "box"],
 )

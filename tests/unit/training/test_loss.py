@@ -68,6 +68,7 @@ def test_loss_and_derivatives_against_forty_digits(name):
             )
 
 
+@pytest.mark.slow
 def test_hessian_against_autodiff():
     loss = training.exact_loss(targets.exponential_sum([1.0, 0.5], [1.0, 3.0]))
 

@@ -121,7 +121,7 @@ def assert_same_bits(found):
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    return run_forks(tmp_path_factory.mktemp("forks"), 2)
+    return run_forks(tmp_path_factory.mktemp("forks"), 1)
 
 
 def test_a_killed_run_ends_in_the_same_bits(forks):
