@@ -321,4 +321,6 @@ def _dense(network: LinearRNN | DiagonalRNN) -> np.ndarray:
 def _number(value: float, digits: int = 2) -> str:
     if not math.isfinite(value):
         return "any amount" if value == math.inf else "an unknown amount"
-    return f"{value:.{digits}g}" if value < 1e5 else f"{value:.{digits - 1}e}"
+    if 1 <= value < 1e5:
+        return f"{float(f'{value:.{digits}g}'):,.10g}"
+    return f"{value:.{digits}g}"
