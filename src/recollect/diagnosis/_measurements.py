@@ -207,7 +207,7 @@ def _on_one_grid(found, time, step, gaps, notes):
     outputs = np.full((len(grid), len(found["outputs"])), np.nan)
     for channel, (column, table) in enumerate(found["outputs"]):
         values = _table.numbers(column, gaps="split" if gaps == "refuse" else gaps)
-        at = stamps[table.path][: len(values)]
+        at = _stamps_of(column, values, stamps[table.path])
         place = np.rint((at - grid[0]) / dt).astype(np.int64)
         seen = np.isfinite(values)
         inside = (place >= 0) & (place < len(grid)) & seen
@@ -251,7 +251,7 @@ def _input_grid(pairs, stamps, step, unit, gaps, notes):
     held = np.empty((len(grid), len(pairs)))
     for channel, ((column, _), at) in enumerate(zip(pairs, spans, strict=True)):
         values = _table.numbers(column, gaps=gaps)
-        at = at[: len(values)]
+        at = _stamps_of(column, values, at)
         missing = _missing_rows(at, dt) if step is None else None
         if missing is not None:
             held[:, channel] = _across(column, at, values, grid, missing, gaps, notes)
@@ -265,6 +265,17 @@ def _input_grid(pairs, stamps, step, unit, gaps, notes):
         if longest > 10 * dt:
             notes.append(f"{column.name} is held over a gap of {longest:.3g} {unit}")
     return grid, dt, held
+
+
+def _stamps_of(column, values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    if len(at) < len(values):
+        raise invalid(
+            f"times of {column.name!r} in {column.origin}",
+            f"one for each of its {len(values)} rows",
+            len(at),
+            "fill the time column or end the others with it",
+        )
+    return at[: len(values)]
 
 
 def _missing_rows(at: np.ndarray, dt: float) -> np.ndarray | None:

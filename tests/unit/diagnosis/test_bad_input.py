@@ -127,6 +127,10 @@ def test_too_few_samples(capsys, folder):
     [
         (lambda lines: lines.insert(20, lines.pop(30)), ["backwards", "row 22"]),
         (lambda lines: lines.insert(20, lines[20]), ["twice", "row 22"]),
+        (
+            lambda lines: lines.__setitem__(-1, "," + lines[-1].split(",", 1)[1]),
+            ["one for each of its 200 rows", "got 199"],
+        ),
     ],
 )
 def test_time_must_increase(capsys, folder, edit, saying):
