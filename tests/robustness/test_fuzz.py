@@ -16,6 +16,7 @@ import typer.main
 
 from recollect import cli, models, study, targets
 from recollect.diagnosis import read_measurements
+from recollect.study import catalogue
 
 N_QUICK, N_FULL = 150, 10_000
 PATIENCE = 20  # seconds for one case: none comes near it, a hang does
@@ -333,6 +334,9 @@ def test_command_lines(cases, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # Typer reads the signatures anew for every call: once is enough here.
     monkeypatch.setattr(cli, "app", typer.main.get_command(cli.app))
+    # A command that has lost its name reproduces everything: let that be little.
+    for name in set(catalogue.ENTRIES) - {"rescaled-rates"}:
+        monkeypatch.delitem(catalogue.ENTRIES, name)
     table = tmp_path / "table.csv"
     table.write_text(TABLE)
     for case in cases:
