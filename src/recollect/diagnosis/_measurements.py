@@ -281,6 +281,8 @@ def _stamps_of(column, values: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _missing_rows(at: np.ndarray, dt: float) -> np.ndarray | None:
     # A regular record from which rows are missing, not an irregular one: how many after each row.
     steps = np.diff(at) / dt
+    if not len(steps):
+        return None
     whole = np.rint(steps)
     if np.abs(steps - whole).max(initial=0.0) > 0.01 or np.mean(whole == 1) < 0.75:
         return None
