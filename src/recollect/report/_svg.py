@@ -21,9 +21,8 @@ _STAND_INS = {
     "#040404": "--first",
     "#050505": "--second",
     "#060606": "--third",
-    "#070707": "--page",
 }
-INK, MUTED, GRID, FIRST, SECOND, THIRD, PAGE = _STAND_INS
+INK, MUTED, GRID, FIRST, SECOND, THIRD = _STAND_INS
 MOST_POINTS = 2000
 
 _STYLE = {
@@ -57,7 +56,7 @@ _STYLE = {
 _PAPER = dict(
     zip(
         _STAND_INS,
-        ("#1b1f24", "#57606a", "#d8dee4", "#0b5fad", "#c4500c", "#2a7d4f", "#ffffff"),
+        ("#1b1f24", "#57606a", "#d8dee4", "#0b5fad", "#c4500c", "#2a7d4f"),
         strict=True,
     )
 )

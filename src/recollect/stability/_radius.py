@@ -13,10 +13,7 @@ from recollect._core._references import references
 from recollect._core._status import Status
 from recollect.stability._perturbation import StabilityCurve
 
-# How a radius may depend on the width. It settles at a limit like a power of the width or
-# exponentially, or goes to zero like a power or like the exponential of a root of the width.
-_SETTLING = ("constant", "power", "exponential")
-_MOVING = ("power", "root")
+# A radius that settles does so at once, like one of these powers of the width, or exponentially.
 _POWERS = (0.5, 1.0, 1.5, 2.0, 3.0)
 _DECAYS = (0.15, 0.3, 0.6, 1.2)
 # A family that loses less than this per doubling is not told from one that settles.

@@ -113,15 +113,6 @@ class ExactLoss:
         scale = np.sum(terms, -1) ** 2 + (a * np.sum(terms / np.abs(S), -1)) ** 2
         return 4 * _EPS * np.sqrt(np.sum(scale, axis=-1))
 
-    def target_laplace(self, s: Any, derivative: int = 0) -> np.ndarray:
-        """Returns `L(s) = ∫ e^{-st} ρ(t) dt` of the whole target, or a derivative; shape of `s`.
-
-        Args:
-            s: points, any shape.
-            derivative: 0, 1 or 2.
-        """
-        return _laplace(self.target, np.asarray(s), derivative)
-
     @property
     def rest(self) -> AbstractLinearFunctional | None:
         """What the target has beside exponentials, R; None if nothing."""
