@@ -11,7 +11,7 @@ from recollect.study._claims import Claim
 from recollect.study._grid import product
 from recollect.study._study import Study
 from recollect.study.catalogue._kernel_regime import slope
-from recollect.study.catalogue._perturbed_networks import crossing, mark_widths
+from recollect.study.catalogue._perturbed_networks import crossing, draw_curve, mark_widths
 
 # An error that counts: the kernels' own norms over t = 1..100 are 9.0 and 3.7.
 _LEVEL = 0.5
@@ -136,10 +136,7 @@ def draw(figure: Any, results: Any) -> None:
     for panel, memory in zip(panels, ("exponential", "polynomial"), strict=False):
         for width in results.width.values:
             of = results.sel(memory=memory, width=width).squeeze()
-            shown = np.where(np.isfinite(of.errors), of.errors, np.nan)
-            (line,) = panel.loglog(of.radii, shown, marker="o", markersize=3, label=f"m = {width}")
-            sampled = np.where(np.isfinite(of.sampled), of.sampled, np.nan)
-            panel.loglog(of.radii, sampled, ":", color=line.get_color(), linewidth=0.9)
+            line = draw_curve(panel, of, f"m = {width}")
             first = np.flatnonzero(~np.isfinite(of.errors.values))
             if len(first):
                 panel.axvline(

@@ -9,11 +9,13 @@ from recollect.study._grid import product
 from recollect.study._study import Study
 from recollect.study.catalogue._perturbed_networks import (
     DIMENSIONS,
+    SETTLED,
     UNITS,
     draw_curves,
+    effort,
+    growth,
     perturb_network,
 )
-from recollect.study.catalogue._perturbed_tanh import typical
 
 _QUICK = ("linear", "hardtanh", "relu")
 
@@ -59,12 +61,7 @@ def build_study(*, quick: bool) -> Study:
         grid=product(
             activation=list(activations),
             width=[4, 16] if quick else [4, 8, 16, 64],
-            n_radii=[5 if quick else 11],
-            n_starts=[4 if quick else 6],
-            n_steps=[5 if quick else 15],
-            n_paths=[16 if quick else 256],
-            horizon=[64.0 if quick else 256.0],
-            dt=[0.2],
+            **effort(quick=quick),
         ),
         seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
@@ -76,8 +73,8 @@ def build_study(*, quick: bool) -> Study:
                 Claim(
                     f"{name}: the curves of polynomial memory move left (radius of the widest network "
                     "over that of the narrowest).",
-                    lambda r, name=name: _growth(r, name),
-                    expected=0.75,
+                    lambda r, name=name: growth(r, "radius", activation=name),
+                    expected=SETTLED,
                     tolerance=0.0,
                     reason="as in Figure 2: to move at all it must fall by more than the search's "
                     "scatter, a quarter",
@@ -87,7 +84,9 @@ def build_study(*, quick: bool) -> Study:
             ),
             Claim(
                 "Every one approximates better when wider (largest ratio of misfits).",
-                lambda r: float(max(_misfit(r, name) for name in r.activation.values)),
+                lambda r: float(
+                    max(growth(r, "misfit", activation=name) for name in r.activation.values)
+                ),
                 expected=0.5,
                 tolerance=0.0,
                 reason="without this it would not be an approximation that converges",
@@ -105,13 +104,3 @@ def draw(figure: Any, results: Any) -> None:
         draw_curves(panel, results.sel(activation=name), name)
     panels[0].set_ylabel("E(β) / power; dotted: sampled")
     panels[0].legend(frameon=False, fontsize="x-small")
-
-
-def _growth(results: Any, name: str) -> float:
-    radius = typical(results.sel(activation=name)).radius.values
-    return float(radius[-1] / radius[0])
-
-
-def _misfit(results: Any, name: str) -> float:
-    misfit = typical(results.sel(activation=name)).misfit.values
-    return float(misfit[-1] / misfit[0])

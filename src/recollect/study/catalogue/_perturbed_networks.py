@@ -16,6 +16,8 @@ KERNELS = {"exponential": "exp(-t)", "polynomial": "(1+t)**-1.5"}
 LEVEL = 0.1
 # Small enough that tanh and hardtanh stay where they have a slope.
 READ_IN = 0.5
+# To move at all a curve must move by more than the search's own scatter, a quarter.
+SETTLED = 0.75
 DIMENSIONS: dict[str, tuple[str, ...]] = dict.fromkeys(("errors", "sampled", "radii"), ("place",))
 UNITS: dict[str, str] = {
     **dict.fromkeys((*DIMENSIONS, "misfit", "radius", "rate"), "1"),
@@ -70,7 +72,7 @@ class DecayingRNN(AbstractRecurrent):
         return self.C.shape[-2]
 
     def __call__(self, signal: Any, *, dt: float) -> Any:
-        """Returns the output signal, shape (time, out)."""
+        """Returns the output signal, shape (time, ..., out); axes between are a batch."""
         return self.states(signal, dt=dt) @ self.C.T
 
     def initial_state(self) -> Any:
@@ -91,15 +93,21 @@ class DecayingRNN(AbstractRecurrent):
         return self.C @ state
 
     def states(self, signal: Any, *, dt: float) -> Any:
-        """Returns the states after every sample, shape (time, width)."""
+        """Returns the states after every sample, shape (time, ..., width)."""
         import jax
         import jax.numpy as jnp
 
+        from recollect.models._activation import activate
+
+        rates = self.reparam.forward(jnp.asarray(self.weights))
+        drive = jnp.asarray(signal) @ self.U.T + self.bias
+        drive = rates * drive if self.readin == "normalised" else drive
+
         def advance(state: Any, value: Any) -> tuple[Any, Any]:
-            state = self.step(state, value, dt=dt)
+            state = state + dt * activate(self.activation, value - rates * state)
             return state, state
 
-        return jax.lax.scan(advance, jnp.zeros(self.width), jnp.asarray(signal))[1]
+        return jax.lax.scan(advance, jnp.zeros_like(drive[0]), drive)[1]
 
 
 def start_network(
@@ -159,8 +167,6 @@ def draw_paths(
     Each input is held for times that are log-uniform between a step and the horizon, so that what is
     remembered for long is asked for as often as what is not.
     """
-    from recollect import targets
-
     rng = np.random.default_rng(seed)
     n_time = round(horizon / dt)
     inputs = np.empty((n_paths, n_time, 1))
@@ -170,10 +176,18 @@ def draw_paths(
             stop = start + max(1, int(n_time ** rng.random()))
             path[start:stop] = rng.uniform(-1, 1)
             start = stop
+    return inputs, respond(kernel, inputs, dt=dt)
+
+
+def respond(kernel: str, inputs: np.ndarray, *, dt: float) -> np.ndarray:
+    """Returns what a kernel makes of inputs, both (path, time, 1)."""
+    from recollect import targets
+
+    n_time = inputs.shape[1]
     response = np.asarray(targets.parse_kernel(kernel).step_response(dt * np.arange(n_time + 1)))
     weights, size = np.diff(response[:, 0, 0]), 2 * n_time
     spectrum = np.fft.rfft(weights, size) * np.fft.rfft(inputs[..., 0], size, axis=1)
-    return inputs, np.fft.irfft(spectrum, size, axis=1)[:, :n_time, None]
+    return np.fft.irfft(spectrum, size, axis=1)[:, :n_time, None]
 
 
 def train_network(
@@ -192,14 +206,12 @@ def train_network(
     import optax
     import scipy.optimize
 
-    def said(network: Any, xs: Any) -> Any:
-        return jax.vmap(lambda x: network(x, dt=dt))(xs)
-
     some = slice(0, min(len(inputs), 256))
 
     def with_readout(network: Any) -> Any:
         eye = eqx.tree_at(lambda m: m.C, network, np.eye(network.width))
-        features = np.asarray(jax.jit(said)(eye, jnp.asarray(inputs[some], jnp.float32)))
+        drawn = jnp.asarray(inputs[some].swapaxes(0, 1), jnp.float32)
+        features = np.asarray(jax.jit(lambda x: run_network(eye, x, dt=dt))(drawn)).swapaxes(0, 1)
         # The best sums for completely monotone kernels have positive amplitudes.
         sign = np.sign(np.asarray(network.U)[:, 0])
         flat = features.reshape(-1, network.width).astype(np.float64) * sign
@@ -223,23 +235,65 @@ def train_network(
     )
     if n_steps == 0:
         return model
-    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model)
-    optimiser = optax.adam(optax.cosine_decay_schedule(5e-3, n_steps))
     order = np.random.default_rng(seed).integers(len(inputs), size=(n_steps, batch))
-    data = jnp.asarray(inputs, jnp.float32), jnp.asarray(outputs, jnp.float32)
+    rate = optax.cosine_decay_schedule(5e-3, n_steps)
+    return descend(model, inputs, outputs, dt=dt, order=order, rate=rate)
 
-    def misfit(network: Any, chosen: Any) -> Any:
-        return jnp.mean((said(network, data[0][chosen]) - data[1][chosen]) ** 2)
+
+def run_network(network: Any, signals: Any, *, dt: float) -> Any:
+    """Returns the outputs to signals with time first, shape (time, path, out), in JAX."""
+    from recollect import models
+    from recollect.models._recurrence import nonlinear_dense_states
+
+    if isinstance(network, DecayingRNN):
+        return network(signals, dt=dt)
+    is_residual = isinstance(network, models.ResidualRNN)
+    states = nonlinear_dense_states(
+        network.W,
+        signals @ network.U.T + network.bias,
+        activation=network.activation,
+        leak=1.0 if is_residual else 0.0,
+        gain=dt if is_residual else 1.0,
+    )
+    return states @ network.C.T
+
+
+def descend(
+    model: Any, inputs: np.ndarray, outputs: np.ndarray, *, dt: float, order: np.ndarray, rate: Any
+) -> Any:
+    """Returns the network after Adam on the mean square, in 32 bits.
+
+    Args:
+        model: where to start.
+        inputs: shape (path, time, in).
+        outputs: shape (path, time, out).
+        dt: step.
+        order: the paths of every batch, shape (step, path).
+        rate: learning rate, or its schedule.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    optimiser = optax.adam(rate)
 
     def step(carry: Any, chosen: Any) -> Any:
         network, state = carry
-        slope = jax.grad(misfit)(network, chosen)
-        change, state = optimiser.update(slope, state, network)
+
+        def misfit(network: Any) -> Any:
+            # Time first: the recurrence then reads and writes whole blocks.
+            said = run_network(network, xs[chosen].swapaxes(0, 1), dt=dt)
+            return jnp.mean((said - ys[chosen].swapaxes(0, 1)) ** 2)
+
+        change, state = optimiser.update(jax.grad(misfit)(network), state, network)
         return (optax.apply_updates(network, change), state), None
 
-    (model, _), _ = jax.jit(
-        lambda m: jax.lax.scan(step, (m, optimiser.init(m)), jnp.asarray(order))
-    )(model)
+    xs, ys = jnp.asarray(inputs, jnp.float32), jnp.asarray(outputs, jnp.float32)
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model)
+    start = model, optimiser.init(model)
+    (model, _), _ = jax.jit(lambda carry, order: jax.lax.scan(step, carry, order))(
+        start, jnp.asarray(order, jnp.int32)
+    )
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model)
 
 
@@ -329,16 +383,47 @@ def crossing(radii: np.ndarray, errors: np.ndarray, level: float) -> float:
     return float(radii[k - 1] * (radii[k] / radii[k - 1]) ** share)
 
 
+def effort(*, quick: bool, **quickly: Any) -> dict[str, list[Any]]:
+    """Returns the axes that say how long and how hard is looked; `quickly` changes those of the quick form."""
+    full = {"n_radii": 11, "n_starts": 6, "n_steps": 15, "n_paths": 256, "horizon": 256.0}
+    brief = {"n_radii": 5, "n_starts": 4, "n_steps": 5, "n_paths": 16, "horizon": 64.0} | quickly
+    return {name: [value] for name, value in ((brief if quick else full) | {"dt": 0.2}).items()}
+
+
+def typical(results: Any, name: str, **chosen: Any) -> np.ndarray:
+    """Returns a number of the median seed against the width, where the other parameters are as chosen."""
+    values = results.sel(**chosen)[name] if chosen else results[name]
+    values = values.median("seed") if "seed" in values.dims else values
+    return np.atleast_1d(values.squeeze().values)
+
+
+def growth(results: Any, name: str, **chosen: Any) -> float:
+    """Returns a number of the widest network over that of the narrowest."""
+    values = typical(results, name, **chosen)
+    return float(values[-1] / values[0])
+
+
+def largest_sampled(results: Any) -> float:
+    """Returns the largest ratio of a sampled error to the searched one."""
+    finite = np.isfinite(results.errors.values)
+    return float((results.sampled.values[finite] / results.errors.values[finite]).max())
+
+
+def draw_curve(panel: Any, of: Any, label: str) -> Any:
+    """Draws E_m(β) of one network, with what sampling finds; returns the line."""
+    shown = np.where(np.isfinite(of.errors), of.errors, np.nan)
+    (line,) = panel.loglog(of.radii, shown, marker="o", markersize=3, label=label)
+    sampled = np.where(np.isfinite(of.sampled), of.sampled, np.nan)
+    panel.loglog(of.radii, sampled, ":", color=line.get_color(), linewidth=0.9)
+    return line
+
+
 def draw_curves(panel: Any, results: Any, title: str) -> None:
     """Draws E_m(β) for every width, with what sampling finds."""
     for width in results.width.values:
         of = results.sel(width=width).squeeze()
-        if "seed" in of.dims:
-            of = of.isel(seed=0)
-        shown = np.where(np.isfinite(of.errors), of.errors, np.nan)
-        (line,) = panel.loglog(of.radii, shown, marker="o", markersize=3, label=f"m = {width}")
-        sampled = np.where(np.isfinite(of.sampled), of.sampled, np.nan)
-        panel.loglog(of.radii, sampled, ":", color=line.get_color(), linewidth=0.9)
+        of = of.isel(seed=0) if "seed" in of.dims else of
+        draw_curve(panel, of, f"m = {width}")
     panel.axhline(LEVEL, color="gray", linewidth=0.8)
     panel.set(xlabel="β", ylim=(1e-4, 1e3))
     panel.set_title(title, fontsize="small")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from recollect.study._claims import Claim
 from recollect.study._grid import product
 from recollect.study._study import Study
 from recollect.study.catalogue._perturbed_networks import (
     DIMENSIONS,
+    SETTLED,
     UNITS,
     draw_curves,
+    effort,
+    growth,
+    largest_sampled,
     mark_widths,
     perturb_network,
+    typical,
 )
 
 
@@ -56,12 +59,7 @@ def build_study(*, quick: bool) -> Study:
             memory=["exponential", "polynomial"],
             width=[4, 16] if quick else [4, 8, 16, 64],
             n_training=[0],
-            n_radii=[5 if quick else 11],
-            n_starts=[4 if quick else 6],
-            n_steps=[6 if quick else 15],
-            n_paths=[32 if quick else 256],
-            horizon=[64.0 if quick else 256.0],
-            dt=[0.2],
+            **effort(quick=quick, n_steps=6, n_paths=32),
         ),
         seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
@@ -72,7 +70,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Exponential memory: the curves settle (radius of the widest network over that of the "
                 "narrowest).",
-                lambda r: growth(r, "exponential"),
+                lambda r: growth(r, "radius", memory="exponential"),
                 expected=1.0,
                 tolerance=0.1,
                 reason="the search finds lower estimates of the error, less so with more weights",
@@ -81,8 +79,8 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Polynomial memory: the curves move left (radius of the widest network over that of the "
                 "narrowest).",
-                lambda r: growth(r, "polynomial"),
-                expected=0.75,
+                lambda r: growth(r, "radius", memory="polynomial"),
+                expected=SETTLED,
                 tolerance=0.0,
                 reason="to move at all it must fall by more than the search's own scatter, a quarter",
                 relation="at_most",
@@ -90,7 +88,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "The wider network approximates the polynomial memory better (its misfit over that of the "
                 "narrowest).",
-                lambda r: _misfit(r),
+                lambda r: growth(r, "misfit", memory="polynomial"),
                 expected=0.5,
                 tolerance=0.0,
                 reason="without this it would not be an approximation that converges",
@@ -99,7 +97,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Its rest moves towards the boundary: max Re λ(W) of the widest over that of the narrowest, "
                 "the mechanism of Theorem 3.9.",
-                lambda r: _rate(r),
+                lambda r: growth(r, "rate", memory="polynomial"),
                 expected=0.5,
                 tolerance=0.0,
                 reason="the time scales needed grow with the accuracy; half is far above what descent adds",
@@ -107,7 +105,7 @@ def build_study(*, quick: bool) -> Study:
             ),
             Claim(
                 "Random perturbations, the paper's way, never exceed the search (largest ratio).",
-                lambda r: _sampled(r),
+                largest_sampled,
                 expected=1.0,
                 tolerance=1e-12,
                 reason="the search starts from them",
@@ -122,41 +120,12 @@ def draw(figure: Any, results: Any) -> None:
     panels = figure.subplots(1, 3)
     for panel, memory in zip(panels, ("exponential", "polynomial"), strict=False):
         draw_curves(panel, results.sel(memory=memory), f"tanh, {memory} memory")
-        of = typical(results.sel(memory=memory))
-        panels[2].loglog(of.width, of.radius, marker="o", markersize=3, label=f"{memory}: radius")
-        panels[2].loglog(
-            of.width, of.rate, ":", marker="s", markersize=3, label=f"{memory}: slowest rate"
-        )
+        for name, style in (("radius", "o-"), ("rate", "s:")):
+            values = typical(results, name, memory=memory)
+            label = f"{memory}: {'slowest rate' if name == 'rate' else name}"
+            panels[2].loglog(results.width, values, style, markersize=3, label=label)
     panels[0].set_ylabel("E(β) / power; dotted: sampled")
     panels[0].legend(frameon=False, fontsize="x-small")
     panels[2].set(xlabel="width", ylabel="β at which the error is 0.1")
     mark_widths(panels[2], results.width.values)
     panels[2].legend(frameon=False, fontsize="x-small")
-
-
-def typical(results: Any) -> Any:
-    """Returns the numbers of the median seed, against the width alone."""
-    numbers = results[["radius", "misfit", "rate"]]
-    numbers = numbers.median("seed") if "seed" in numbers.dims else numbers
-    return numbers.squeeze()
-
-
-def growth(results: Any, memory: str) -> float:
-    """Returns the radius of the widest network over that of the narrowest."""
-    radius = typical(results.sel(memory=memory)).radius.values
-    return float(radius[-1] / radius[0])
-
-
-def _misfit(results: Any) -> float:
-    misfit = typical(results.sel(memory="polynomial")).misfit.values
-    return float(misfit[-1] / misfit[0])
-
-
-def _rate(results: Any) -> float:
-    rate = typical(results.sel(memory="polynomial")).rate.values
-    return float(rate[-1] / rate[0])
-
-
-def _sampled(results: Any) -> float:
-    finite = np.isfinite(results.errors.values)
-    return float((results.sampled.values[finite] / results.errors.values[finite]).max())

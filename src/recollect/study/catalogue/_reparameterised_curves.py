@@ -9,11 +9,14 @@ from recollect.study._grid import product
 from recollect.study._study import Study
 from recollect.study.catalogue._perturbed_networks import (
     DIMENSIONS,
+    SETTLED,
     UNITS,
     draw_curves,
+    effort,
+    growth,
     perturb_network,
+    typical,
 )
-from recollect.study.catalogue._perturbed_tanh import typical
 
 # what moves: parameterisation, read-in, weights
 SETTINGS = {
@@ -70,12 +73,7 @@ def build_study(*, quick: bool) -> Study:
         grid=product(
             setting=names,
             width=[4, 16] if quick else [4, 8, 16, 64],
-            n_radii=[5 if quick else 11],
-            n_starts=[4 if quick else 6],
-            n_steps=[5 if quick else 15],
-            n_paths=[16 if quick else 256],
-            horizon=[64.0 if quick else 256.0],
-            dt=[0.2],
+            **effort(quick=quick),
         ),
         seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
@@ -96,7 +94,10 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Moving the rates alone, exponential decay holds further than direct decay at the largest "
                 "width (ratio of the radii).",
-                lambda r: _radius(r, "exponential, rates")[-1] / _radius(r, "direct, rates")[-1],
+                lambda r: float(
+                    typical(r, "radius", setting="exponential, rates")[-1]
+                    / typical(r, "radius", setting="direct, rates")[-1]
+                ),
                 expected=2.0,
                 tolerance=0.0,
                 reason="a lower limit: the ratio grows like the longest time scale",
@@ -110,8 +111,8 @@ def _claim(setting: str, relation: str, refuted: str = "") -> Claim:
     what = "move left" if relation == "at_most" else "settle"
     return Claim(
         f"{setting}: the curves {what} (radius of the widest network over that of the narrowest).",
-        lambda r: float(_radius(r, setting)[-1] / _radius(r, setting)[0]),
-        expected=0.75,
+        lambda r: growth(r, "radius", setting=setting),
+        expected=SETTLED,
         tolerance=0.0,
         reason="as in Figure 2: a quarter is the search's own scatter",
         relation=relation,
@@ -131,7 +132,3 @@ def draw(figure: Any, results: Any) -> None:
     for panel in panels[::columns]:
         panel.set_ylabel("E(β) / power")
     panels[0].legend(frameon=False, fontsize="x-small")
-
-
-def _radius(results: Any, setting: str) -> Any:
-    return typical(results.sel(setting=setting)).radius.values

@@ -13,17 +13,19 @@ from recollect.study._study import Study
 from recollect.study.catalogue._perturbed_networks import (
     DIMENSIONS,
     LEVEL,
+    SETTLED,
     UNITS,
     crossing,
     draw_curves,
     draw_paths,
+    effort,
+    growth,
     mark_widths,
     start_network,
     train_network,
+    typical,
 )
-from recollect.study.catalogue._perturbed_tanh import typical
 
-_DT = 0.2
 # Score lost per sample of lag: without one attention never forgets, with one it does so exponentially.
 _SLOPES = {"attention": 0.0, "penalised attention": 0.1}
 
@@ -37,6 +39,7 @@ def perturb(
     n_steps: int,
     n_paths: int,
     horizon: float,
+    dt: float,
     seed: int,
 ) -> dict[str, Any]:
     """Returns E_m(β) of a tanh student of one attention head, and its misfit on longer sequences."""
@@ -52,19 +55,19 @@ def perturb(
     )
 
     def answers(paths: np.ndarray) -> np.ndarray:
-        return np.stack([np.asarray(head(path, dt=_DT), float) for path in paths])
+        return np.stack([np.asarray(head(path, dt=dt), float) for path in paths])
 
     slowest = 2.0 / width if teacher == "attention" else 0.45
-    student = start_network("dense", "tanh", width, slowest, dt=_DT, seed=seed)
-    inputs, _ = draw_paths("exp(-t)", n_paths, horizon, dt=_DT, seed=seed)
+    student = start_network("dense", "tanh", width, slowest, dt=dt, seed=seed)
+    inputs, _ = draw_paths("exp(-t)", n_paths, horizon, dt=dt, seed=seed)
     student = train_network(
-        student, inputs, answers(inputs), dt=_DT, n_steps=n_training, batch=16, seed=seed
+        student, inputs, answers(inputs), dt=dt, n_steps=n_training, batch=16, seed=seed
     )
-    judged, _ = draw_paths("exp(-t)", n_paths, horizon, dt=_DT, seed=seed + 1000)
-    longer, _ = draw_paths("exp(-t)", max(n_paths // 2, 4), 4 * horizon, dt=_DT, seed=seed + 2000)
+    judged, _ = draw_paths("exp(-t)", n_paths, horizon, dt=dt, seed=seed + 1000)
+    longer, _ = draw_paths("exp(-t)", max(n_paths // 2, 4), 4 * horizon, dt=dt, seed=seed + 2000)
     said = answers(longer)
     late = slice(longer.shape[1] // 2, None)
-    student_said = np.stack([np.asarray(student(path, dt=_DT)) for path in longer])
+    student_said = np.stack([np.asarray(student(path, dt=dt)) for path in longer])
     radii = np.geomspace(1e-3, 0.5, n_radii)
     curve = stability.measure_perturbation_error(
         student,
@@ -72,7 +75,7 @@ def perturb(
         target=head,
         norm="mse",
         paths=judged,
-        dt=_DT,
+        dt=dt,
         n_starts=n_starts,
         n_steps=n_steps,
         n_search_paths=16,
@@ -104,11 +107,7 @@ def build_study(*, quick: bool) -> Study:
             teacher=list(_SLOPES),
             width=[4, 16] if quick else [4, 8, 16, 64],
             n_training=[0],
-            n_radii=[5 if quick else 11],
-            n_starts=[3 if quick else 6],
-            n_steps=[5 if quick else 15],
-            n_paths=[16 if quick else 256],
-            horizon=[64.0],
+            **(effort(quick=quick, n_starts=3) | {"horizon": [64.0]}),
         ),
         seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
@@ -119,7 +118,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Students of attention do not hold beyond the length they were fitted to: the widest's misfit "
                 "in the second half of sequences four times as long, over the power.",
-                lambda r: _last(r, "attention", "misfit_later"),
+                lambda r: float(typical(r, "misfit_later", teacher="attention")[-1]),
                 expected=0.05,
                 tolerance=0.0,
                 reason="a twentieth of the power is what a converging approximation would be below; the "
@@ -128,7 +127,7 @@ def build_study(*, quick: bool) -> Study:
             ),
             Claim(
                 "Students of penalised attention, which forgets exponentially, do.",
-                lambda r: _last(r, "penalised attention", "misfit_later"),
+                lambda r: float(typical(r, "misfit_later", teacher="penalised attention")[-1]),
                 expected=0.05,
                 tolerance=0.0,
                 reason="what softmax adds to a linear memory at these sizes is a few per cent",
@@ -136,19 +135,16 @@ def build_study(*, quick: bool) -> Study:
             ),
             Claim(
                 "Fitting attention, the curves move left (radius of the widest over that of the narrowest).",
-                lambda r: _last(r, "attention", "radius") / _first(r, "attention", "radius"),
-                expected=0.75,
+                lambda r: growth(r, "radius", teacher="attention"),
+                expected=SETTLED,
                 tolerance=0.0,
                 reason="as in Figure 2: more than the search's own scatter, a quarter",
                 relation="at_most",
             ),
             Claim(
                 "Fitting penalised attention, they settle.",
-                lambda r: (
-                    _last(r, "penalised attention", "radius")
-                    / _first(r, "penalised attention", "radius")
-                ),
-                expected=0.75,
+                lambda r: growth(r, "radius", teacher="penalised attention"),
+                expected=SETTLED,
                 tolerance=0.0,
                 reason="as above",
                 relation="at_least",
@@ -163,7 +159,7 @@ def draw(figure: Any, results: Any) -> None:
     for panel, teacher in zip(panels, _SLOPES, strict=False):
         draw_curves(panel, results.sel(teacher=teacher), teacher)
         for name, style in (("misfit", "o-"), ("misfit_later", "s--")):
-            values = _of(results, teacher, name)
+            values = typical(results, name, teacher=teacher)
             label = teacher.removesuffix(" attention") + (", 4x as long" if "later" in name else "")
             panels[2].loglog(results.width, values, style, markersize=3, label=label)
     panels[0].set_ylabel("E(β) / power; dotted: sampled")
@@ -171,19 +167,3 @@ def draw(figure: Any, results: Any) -> None:
     panels[2].set(xlabel="width", ylabel="misfit / power")
     mark_widths(panels[2], results.width.values)
     panels[2].legend(frameon=False, fontsize="x-small")
-
-
-def _of(results: Any, teacher: str, name: str) -> np.ndarray:
-    chosen = results.sel(teacher=teacher)
-    if name != "misfit_later":
-        return np.atleast_1d(typical(chosen)[name].values)
-    values = chosen[name]
-    return np.atleast_1d((values.median("seed") if "seed" in values.dims else values).squeeze())
-
-
-def _last(results: Any, teacher: str, name: str) -> float:
-    return float(_of(results, teacher, name)[-1])
-
-
-def _first(results: Any, teacher: str, name: str) -> float:
-    return float(_of(results, teacher, name)[0])
