@@ -80,8 +80,8 @@ def fit_discrete(
     n_copies = min(n_outputs, n_inputs)
     n_rates = max(1, width // n_copies)
     if length <= n_rates and not is_window:
-        return _register(sequence[:length], width, norm)
-    bounds = _bounds(singular, width, n_outputs, n_inputs)
+        return _register(sequence[:length], width)
+    bounds = _bounds(singular, width, n_outputs)
     rank = int(np.sum(singular > 1e-13 * singular[0]))
     if n_copies == 1 and rank < n_rates:
         n_rates = max(1, rank)
@@ -98,12 +98,12 @@ def fit_discrete(
         candidates += [_reweighted(fit, wanted, norm) for fit in candidates]
     realised = [_realise(fit.poles, flat, norm, is_window) for fit in candidates]
     realised += [_realise(start, flat, norm, is_window) for start in starts[:1]]
-    poles, A, b, coordinates, error = min(realised, key=lambda item: item[-1])
+    A, b, coordinates, error = min(realised, key=lambda item: item[-1])
     trivial = _size(flat, norm)
     if error > trivial:
         coordinates, error = np.zeros_like(coordinates), trivial
     state_space = assemble(A, b, coordinates, n_outputs, n_inputs)
-    z, amplitudes = _modes(poles.multipliers(), A, b, coordinates)
+    z, amplitudes = _modes(A, b, coordinates)
     status = Status()
     if len(z) < max(1, width // n_copies):
         status = Status(
@@ -150,7 +150,7 @@ def _size(flat: np.ndarray, norm: str) -> float:
     return float(total.max()) if norm == "linf" else float(np.sqrt(np.sum(flat**2)))
 
 
-def _bounds(singular: np.ndarray, width: int, n_outputs: int, n_inputs: int) -> dict[str, float]:
+def _bounds(singular: np.ndarray, width: int, n_outputs: int) -> dict[str, float]:
     """What no network of the width beats: σ_{m+1} in L1, and what follows from it.
 
     The j-th error enters the Hankel matrix j+1 times, at most n times within it, so its
@@ -170,7 +170,7 @@ def _bounds(singular: np.ndarray, width: int, n_outputs: int, n_inputs: int) -> 
     }
 
 
-def _register(sequence: np.ndarray, width: int, norm: str) -> Poles:
+def _register(sequence: np.ndarray, width: int) -> Poles:
     """The exact answer of a sequence that ends: a chain of unit delays, one chain per channel."""
     n, n_outputs, n_inputs = sequence.shape
     A = np.diag(np.ones(n - 1), -1)
@@ -499,7 +499,7 @@ def _realise(poles: _Multipliers, flat: np.ndarray, norm: str, is_window: bool):
         ):
             coordinates = better
     error = _size(wanted - states @ coordinates, norm)
-    return poles, A, b, coordinates, error
+    return A, b, coordinates, error
 
 
 def _programmed(states: np.ndarray, wanted: np.ndarray, norm: str) -> np.ndarray | None:
@@ -521,7 +521,7 @@ def _programmed(states: np.ndarray, wanted: np.ndarray, norm: str) -> np.ndarray
     return None if result.x is None else result.x[:m, None]
 
 
-def _modes(multipliers: np.ndarray, A: np.ndarray, b: np.ndarray, coordinates: np.ndarray):
+def _modes(A: np.ndarray, b: np.ndarray, coordinates: np.ndarray):
     """Amplitudes of z^j from the coordinates: c' V diag(V^{-1} b), where it exists."""
     z, vectors = np.linalg.eig(A)
     order = np.argsort(-np.abs(z), kind="stable")

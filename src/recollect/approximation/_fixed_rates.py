@@ -100,7 +100,7 @@ def fit_fixed_rates(
         distance = _distance(target, basis @ refined, weights)
         coefficients = np.where(distance < best, refined, coefficients)
     rates = spacing * np.arange(1, width + 1)
-    model = _deliver(rates, coefficients, n_outputs, n_inputs)
+    model = _deliver(rates, coefficients, n_inputs)
 
     def residual(t: np.ndarray) -> np.ndarray:
         values = np.asarray(functional.kernel(t), dtype=np.float64).reshape(len(t), -1)
@@ -254,7 +254,7 @@ def _tail_beyond(functional, lag: float) -> np.ndarray:
     return np.abs(total - seen).ravel()
 
 
-def _deliver(rates, coefficients, n_outputs: int, n_inputs: int) -> LinearRNN:
+def _deliver(rates, coefficients, n_inputs: int) -> LinearRNN:
     matrix, column = input_normal_matrices(rates)
     if n_inputs == 1:
         return LinearRNN(matrix, column, coefficients.T)

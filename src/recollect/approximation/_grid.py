@@ -80,7 +80,7 @@ def build_grid(
         "l2": math.sqrt(float(check_weights @ np.sum(check_values**2, axis=(1, 2)))),
         "linf": float(max(row.max(), np.abs(values).sum(axis=2).max())),
     }
-    tails = _tails(quadrature.decay, quadrature.exponent, last, kernel, quadrature.tail)
+    tails = _tails(quadrature.decay, quadrature.exponent, last, kernel)
     for name, tail in tails.items():
         if not math.isfinite(tail):
             norms[name] = math.inf
@@ -120,9 +120,7 @@ def _panels(edges: set[float], last: float, log_start: float) -> Panels:
     return Panels(grid[:-1], grid[1:], grid[:-1] >= log_start)
 
 
-def _tails(
-    decay: str, exponent: float, last: float, kernel: Callable, seen: float
-) -> dict[str, float]:
+def _tails(decay: str, exponent: float, last: float, kernel: Callable) -> dict[str, float]:
     if decay != "algebraic":
         return {"l1": 0.0, "l2": 0.0, "linf": 0.0}
     size = float(np.abs(kernel(np.array([last]))).sum())

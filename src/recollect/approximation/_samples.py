@@ -132,7 +132,7 @@ def fit_samples(
     fit = path[chosen]
     if norm != "l2":
         fit = _reweighted(problem, fit, norm)
-    rates, amplitudes = fit.modes(problem)
+    rates, amplitudes = fit.modes()
     reached_error = fit.error_in(problem, norm)
     status = Status()
     if len(rates) == 0 or (width is not None and len(rates) < width):
@@ -247,7 +247,7 @@ class _Fit:
     def width(self) -> int:
         return self.sections.width
 
-    def modes(self, problem: _Problem) -> tuple[np.ndarray, np.ndarray]:
+    def modes(self) -> tuple[np.ndarray, np.ndarray]:
         rates: Any
         rates, amplitudes = section_modes(self.sections, self.amplitudes)
         order = np.argsort(-rates.real, kind="stable")

@@ -392,7 +392,6 @@ def _of_probes(
     skipped = n_settle + (n_lags - 1 if probe == "reversed" else 0)
     silence = answer(np.zeros((1, n_inputs)))[0]
     rest = silence[skipped:]
-    before_probe = silence[n_settle - 1 : n_settle] if n_settle else np.zeros((1, n_outputs))
     eps = _resolution(silence, answer(np.ones((1, n_inputs)))[0])
 
     def moved_by(response: np.ndarray) -> np.ndarray:
@@ -438,7 +437,7 @@ def _of_probes(
     if n_restarts and probe == "step" and np.isfinite(silence).all() and envelope.memory.any():
         envelope, tried, later = _climb(
             functional, envelope, n_lags, n_settle, dt, magnitudes, is_bounded, n_restarts, rng,
-            answer, moved_by, weigh, float(np.abs(silence).max()), before_probe, eps,
+            answer, moved_by, weigh, float(np.abs(silence).max()), eps,
         )  # fmt: skip
         n_probes += tried
         rounds += later
@@ -482,7 +481,7 @@ def _of_probes(
 
 def _climb(
     functional, envelope, n_lags, n_settle, dt, magnitudes, is_bounded, n_restarts, rng,
-    answer, moved_by, weigh, silence_size, before_probe, eps,
+    answer, moved_by, weigh, silence_size, eps,
 ) -> tuple[Envelope, int, list[float]]:  # fmt: skip
     """Returns the envelope after rounds of ascent, the number of probes, and `∫M` after each."""
     log_range = (float(np.log(magnitudes.min())), float(np.log(magnitudes.max())))

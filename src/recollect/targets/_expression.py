@@ -138,7 +138,7 @@ def parse_kernel(text: str) -> AbstractLinearFunctional:
     """
     whole = ExpressionKernel(text)
     try:
-        found = _recognised(_parsed(whole.text), whole)
+        found = _recognised(_parsed(whole.text))
     except (ValueError, OverflowError, ZeroDivisionError):
         return whole
     if found is None:
@@ -604,7 +604,7 @@ class _Factors:
             self.exponent.pop()
 
 
-def _recognised(tree: Node, whole: ExpressionKernel) -> AbstractLinearFunctional | None:
+def _recognised(tree: Node) -> AbstractLinearFunctional | None:
     exponentials: dict[tuple[complex, int], complex] = {}
     kernels: list[AbstractLinearFunctional] = []
     for coefficient, node in _terms(tree):

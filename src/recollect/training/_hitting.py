@@ -109,10 +109,10 @@ def measure_hitting_times(
     )
     lanes = [losses] * len(flows) if isinstance(losses, ExactLoss) else list(losses)
     lanes = lanes * len(flows) if len(lanes) == 1 else lanes
-    return tuple(_judged(loss, flow, delta, of) for loss, flow in zip(lanes, flows, strict=True))
+    return tuple(_judged(loss, flow) for loss, flow in zip(lanes, flows, strict=True))
 
 
-def _judged(loss: ExactLoss, flow: GradientFlow, delta: float, of: str) -> HittingTime:
+def _judged(loss: ExactLoss, flow: GradientFlow) -> HittingTime:
     m = len(flow.rates)
     start = flow.weights[0]
     slopes = np.linalg.norm(loss.gradient(flow.weights[:, :m], flow.weights[:, m:]), axis=1)

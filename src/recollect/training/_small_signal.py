@@ -134,7 +134,7 @@ def build_nonlinear(
     size = math.sqrt(sum(float(np.sum(y**2)) for y in wanted))
     if not size > 0:
         raise invalid("inputs", "records that move the linear part", "a linear part of zero")
-    largest = _largest_argument(stepped, sites, linear, inputs, kind)
+    largest = _largest_argument(stepped, sites, linear, inputs)
     scale = (1.0 if name == "hardtanh" else _FIRST_ARGUMENT) / largest
 
     def deviation(model: Any) -> float:
@@ -379,7 +379,7 @@ def _state_network(
 
 
 def _largest_argument(
-    stepped: _Stepped, sites: _Sites | None, linear: Any, inputs: list[np.ndarray], kind: type
+    stepped: _Stepped, sites: _Sites | None, linear: Any, inputs: list[np.ndarray]
 ) -> float:
     largest = 0.0
     for x in _shown(inputs):

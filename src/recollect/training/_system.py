@@ -199,7 +199,7 @@ def train_system(
         output_scale=y_scale,
         limits=limits,
     )
-    status, warnings = _verdict(best, vector, simulated, found)
+    status, warnings = _verdict(vector, simulated, found)
     error = y_scale[1] * np.sqrt(np.nanmean((simulated - y) ** 2, axis=0))
     return TrainedSystem(
         model=model,
@@ -520,7 +520,7 @@ def _rng(key: Any, restart: int) -> np.random.Generator:
     return np.random.default_rng([*np.ravel(np.asarray(words)).tolist(), restart])
 
 
-def _verdict(best: _Trial, vector, simulated, found) -> tuple[Status, tuple[Status, ...]]:
+def _verdict(vector, simulated, found) -> tuple[Status, tuple[Status, ...]]:
     if not (np.isfinite(vector).all() and np.isfinite(simulated).all()):
         status = Status("diverged", "no candidate could be simulated over the record")
         return status, (status, *found)
