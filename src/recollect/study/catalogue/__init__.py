@@ -24,6 +24,7 @@ ENTRIES: dict[str, str] = {
     "perturbed-tanh": "recollect.study.catalogue._perturbed_tanh",
     "perturbed-activations": "recollect.study.catalogue._perturbed_activations",
     "reparameterised-curves": "recollect.study.catalogue._reparameterised_curves",
+    "trained-curves": "recollect.study.catalogue._trained_curves",
     "random-teachers": "recollect.study.catalogue._random_teachers",
     "transformer-teacher": "recollect.study.catalogue._transformer_teacher",
     "training-speed": "recollect.study.catalogue._training_speed",

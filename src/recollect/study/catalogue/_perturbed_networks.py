@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -273,28 +274,36 @@ def descend(
     """
     import jax
     import jax.numpy as jnp
+
+    xs, ys = jnp.asarray(inputs, jnp.float32), jnp.asarray(outputs, jnp.float32)
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model)
+    model = _descent(dt, rate)(model, xs, ys, jnp.asarray(order, jnp.int32))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model)
+
+
+@functools.lru_cache(maxsize=4)
+def _descent(dt: float, rate: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
     import optax
 
     optimiser = optax.adam(rate)
 
-    def step(carry: Any, chosen: Any) -> Any:
-        network, state = carry
+    def descent(model: Any, xs: Any, ys: Any, order: Any) -> Any:
+        def step(carry: Any, chosen: Any) -> Any:
+            network, state = carry
 
-        def misfit(network: Any) -> Any:
-            # Time first: the recurrence then reads and writes whole blocks.
-            said = run_network(network, xs[chosen].swapaxes(0, 1), dt=dt)
-            return jnp.mean((said - ys[chosen].swapaxes(0, 1)) ** 2)
+            def misfit(network: Any) -> Any:
+                # Time first: the recurrence then reads and writes whole blocks.
+                said = run_network(network, xs[chosen].swapaxes(0, 1), dt=dt)
+                return jnp.mean((said - ys[chosen].swapaxes(0, 1)) ** 2)
 
-        change, state = optimiser.update(jax.grad(misfit)(network), state, network)
-        return (optax.apply_updates(network, change), state), None
+            change, state = optimiser.update(jax.grad(misfit)(network), state, network)
+            return (optax.apply_updates(network, change), state), None
 
-    xs, ys = jnp.asarray(inputs, jnp.float32), jnp.asarray(outputs, jnp.float32)
-    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), model)
-    start = model, optimiser.init(model)
-    (model, _), _ = jax.jit(lambda carry, order: jax.lax.scan(step, carry, order))(
-        start, jnp.asarray(order, jnp.int32)
-    )
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model)
+        return jax.lax.scan(step, (model, optimiser.init(model)), order)[0][0]
+
+    return jax.jit(descent)
 
 
 def perturb_network(
