@@ -63,7 +63,6 @@ def build_study(*, quick: bool) -> Study:
             width=[4, 16] if quick else [4, 8, 16, 64],
             **effort(quick=quick),
         ),
-        seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
         units=UNITS,
         figure="7 and 8",

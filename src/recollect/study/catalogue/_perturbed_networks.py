@@ -394,7 +394,7 @@ def crossing(radii: np.ndarray, errors: np.ndarray, level: float) -> float:
 
 def effort(*, quick: bool, **quickly: Any) -> dict[str, list[Any]]:
     """Returns the axes that say how long and how hard is looked; `quickly` changes those of the quick form."""
-    full = {"n_radii": 11, "n_starts": 6, "n_steps": 15, "n_paths": 256, "horizon": 256.0}
+    full = {"n_radii": 21, "n_starts": 10, "n_steps": 15, "n_paths": 1024, "horizon": 256.0}
     brief = {"n_radii": 5, "n_starts": 4, "n_steps": 5, "n_paths": 16, "horizon": 64.0} | quickly
     return {name: [value] for name, value in ((brief if quick else full) | {"dt": 0.2}).items()}
 
