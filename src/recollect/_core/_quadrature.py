@@ -27,6 +27,12 @@ def _legendre(n_nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return nodes, weights, to_coefficients
 
 
+def legendre_series(values: np.ndarray) -> np.ndarray:
+    """Returns the Legendre coefficients of values (panel, node, channel), shape (panel, order, channel)."""
+    _, _, to_coefficients = _legendre(values.shape[1])
+    return np.einsum("jn,pnc->pjc", to_coefficients, values)
+
+
 @dataclasses.dataclass(frozen=True)
 class Panels:
     """Consecutive intervals on which a function is a short Legendre series.
@@ -162,7 +168,6 @@ def adaptive_panels(
     Raises:
         ValueError: if the function is not finite or cannot be resolved.
     """
-    _, _, to_coefficients = _legendre(_N_NODES)
     done: list[Panels] = []
     done_values: list[np.ndarray] = []
     total: Any = 0.0
@@ -182,7 +187,7 @@ def adaptive_panels(
             # Unresolved panels are counted once, when they are done; the first look sets the scale.
             here = np.einsum("pn,pnc->c", weights, size**power) ** (1 / power)
             total = np.maximum(total, here) if depth else here
-        coefficients = np.einsum("jn,pnc->pjc", to_coefficients, values)
+        coefficients = legendre_series(values)
         last = np.abs(coefficients[:, -3:]).max(axis=1)
         length = (current.stops - current.starts)[:, None]
         if norm == "l1":
@@ -262,14 +267,13 @@ def panel_primitive(panels: Panels, values: np.ndarray, lags: np.ndarray) -> np.
     Returns:
         Shape (lag, ...).
     """
-    _, _, to_coefficients = _legendre(_N_NODES)
     shape = values.shape[2:]
     nodes, _ = panels.rule()
     flat = values.reshape(*values.shape[:2], -1)
     jacobian = np.where(panels.is_log[:, None], nodes, 1.0)
     left, right = panels._ends()
     half = (right - left) / 2
-    series = np.einsum("jn,pnc->pjc", to_coefficients, flat * jacobian[:, :, None])
+    series = legendre_series(flat * jacobian[:, :, None])
     primitive = np.polynomial.legendre.legint(series, axis=1, lbnd=-1) * half[:, None, None]
     whole = primitive.sum(axis=1)
     before = np.concatenate([np.zeros((1, whole.shape[1])), np.cumsum(whole, axis=0)])[:-1]
@@ -394,20 +398,8 @@ class _Tail:
     graded: tuple[float, ...]
 
     @staticmethod
+    @np.errstate(over="ignore")
     def found(
-        function: Callable[[np.ndarray], Any],
-        norm: str,
-        rtol: float,
-        support: float,
-        breakpoints: tuple[float, ...],
-        timescale: float,
-        name: str,
-    ) -> _Tail:
-        with np.errstate(over="ignore"):
-            return _Tail._found(function, norm, rtol, support, breakpoints, timescale, name)
-
-    @staticmethod
-    def _found(
         function: Callable[[np.ndarray], Any],
         norm: str,
         rtol: float,

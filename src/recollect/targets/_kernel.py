@@ -28,11 +28,13 @@ from recollect._core._quadrature import (
     adaptive_panels,
     adaptive_quadrature,
     finite_panels,
+    legendre_series,
     panel_primitive,
 )
 from recollect._core._types import Array, KernelValues, Lags, Output, Signal
 
 NORMS = ("l1", "l2", "linf")
+_LAPLACE_RTOL = 1e-12
 
 
 class AbstractKernel(AbstractLinearFunctional):
@@ -130,91 +132,22 @@ def as_scalar_kernel(values: np.ndarray) -> KernelValues:
     return values[:, None, None]
 
 
-def integrate_kernel(
-    function: Callable[[np.ndarray], np.ndarray],
-    lags: np.ndarray,
-    *,
-    support: float,
-    breakpoints: tuple[float, ...],
-    timescale: float,
-    name: str,
-) -> np.ndarray:
-    """Returns `∫_0^t ρ` at `lags` by adaptive panels, to 1e-13 of ∫|ρ| up to the last lag."""
-    stop = min(float(lags.max(initial=0.0)), support)
-    if stop == 0:
-        return np.zeros((len(lags), *np.shape(function(np.zeros(1)))[1:]))
-    panels, values = adaptive_panels(
-        function,
-        finite_panels(stop, breakpoints=breakpoints, timescale=timescale),
-        rtol=1e-13,
-        name=name,
-    )
-    return panel_primitive(panels, values, lags)
-
-
-def transform_kernel(
-    function: Callable[[np.ndarray], np.ndarray],
-    points: np.ndarray,
-    derivative: int,
-    *,
-    support: float,
-    breakpoints: tuple[float, ...],
-    timescale: float,
-    name: str,
-    rtol: float = 1e-12,
-) -> np.ndarray:
-    """Returns `∫ (-t)^n e^{-st} ρ(t) dt` at `points` by adaptive quadrature.
-
-    Accurate to `rtol` of `∫ |t^n e^{-st} ρ|` where `e^{-st}` decays, point by point. Where it
-    turns, the kernel alone is resolved and its series integrated against the wave in closed form,
-    to `rtol` of `∫ |t^n ρ|`. An algebraic tail beyond the last node is added from its power.
-    """
-    turns = (np.abs(points.imag) > np.abs(points.real)) & (np.abs(points.imag) * timescale > 1e-3)
-    results: list[Any] = [None] * len(points)
-    if turns.any():
-        waves = _transform_waves(
-            function, points[turns], derivative, support, breakpoints, timescale, name, rtol
-        )
-        for index, value in zip(np.flatnonzero(turns), waves, strict=True):
-            results[index] = value
-    for index in np.flatnonzero(~turns):
-        point = points[index]
-
-        def integrand(t: np.ndarray, s: Any = point) -> np.ndarray:
-            values = np.asarray(function(t))
-            factor = (-t) ** derivative * np.exp(-s * t)
-            return values * factor.reshape(len(t), *(1,) * (values.ndim - 1))
-
-        scale = min(timescale, 1 / abs(point)) if point else timescale
-        quadrature = adaptive_quadrature(
-            integrand,
-            rtol=rtol,
-            support=support,
-            breakpoints=(*breakpoints, timescale),
-            timescale=scale,
-            reach=1.0,
-            name=f"laplace of {name} at s = {point:.6g}" if derivative == 0 else name,
-        )
-        results[index] = quadrature.integral() + _algebraic_rest(quadrature, 1)
-    return np.array(results).reshape(len(points), *np.shape(results[0]) if results else ())
-
-
 def step_by_quadrature(
     kernel: AbstractKernel, values: Callable[[np.ndarray], np.ndarray], lags: Lags, *, name: str
 ) -> KernelValues:
-    """Returns `∫_0^t ρ` of a scalar kernel without a closed form, shape (lag, 1, 1)."""
-    return on_lags(
-        lags,
-        type(kernel).__name__,
-        lambda t: integrate_kernel(
-            values,
-            t,
-            support=kernel.support,
-            breakpoints=kernel.breakpoints,
-            timescale=kernel.timescale,
-            name=name,
-        ),
-    )
+    """Returns `∫_0^t ρ` of a scalar kernel without a closed form, shape (lag, 1, 1).
+
+    By adaptive panels, to 1e-13 of `∫|ρ|` up to the last lag; `values` maps lags (lag,) to ρ (lag,).
+    """
+
+    def integrate(t: np.ndarray) -> np.ndarray:
+        stop = min(float(t.max(initial=0.0)), kernel.support)
+        if stop == 0:
+            return np.zeros(len(t))
+        start = finite_panels(stop, breakpoints=kernel.breakpoints, timescale=kernel.timescale)
+        return panel_primitive(*adaptive_panels(values, start, rtol=1e-13, name=name), t)
+
+    return on_lags(lags, type(kernel).__name__, integrate)
 
 
 def laplace_by_quadrature(
@@ -225,71 +158,90 @@ def laplace_by_quadrature(
     *,
     name: str,
 ) -> Array:
-    """Returns the transform of a scalar kernel without a closed form, shape (point, 1, 1)."""
-    return as_scalar_kernel(
-        transform_kernel(
-            values,
-            require_points(s, derivative, type(kernel).__name__),
-            derivative,
-            support=kernel.support,
-            breakpoints=kernel.breakpoints,
-            timescale=kernel.timescale,
-            name=name,
+    """Returns `∫ (-t)^n e^{-st} ρ(t) dt` of a scalar kernel, shape (point, 1, 1).
+
+    Accurate to 1e-12 of `∫ |t^n e^{-st} ρ|` where `e^{-st}` decays, point by point. Where it
+    turns, the kernel alone is resolved and its series integrated against the wave in closed form,
+    to 1e-12 of `∫ |t^n ρ|`. An algebraic tail beyond the last node is added from its power.
+    """
+    points = require_points(s, derivative, type(kernel).__name__)
+    turns = np.abs(points.imag) > np.abs(points.real)
+    turns &= np.abs(points.imag) * kernel.timescale > 1e-3
+    found = np.empty(len(points), points.dtype)
+    if turns.any():
+        found[turns] = _transform_waves(kernel, values, points[turns], derivative, name)
+    for index in np.flatnonzero(~turns):
+        point = points[index]
+        quadrature = _resolved(
+            kernel,
+            _weighed(values, point, derivative),
+            timescale=min(kernel.timescale, 1 / abs(point)) if point else kernel.timescale,
+            name=f"laplace of {name} at s = {point:.6g}" if derivative == 0 else name,
         )
+        found[index] = quadrature.integral() + _algebraic_rest(quadrature, 1)
+    return as_scalar_kernel(found)
+
+
+def _weighed(
+    values: Callable[[np.ndarray], np.ndarray], s: Any, derivative: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `(-t)^n e^{-st} ρ(t)` as a function of the lag."""
+    return lambda t: np.asarray(values(t)) * ((-t) ** derivative * np.exp(-s * t))
+
+
+def _resolved(
+    kernel: AbstractKernel,
+    integrand: Callable[[np.ndarray], np.ndarray],
+    *,
+    timescale: float,
+    name: str,
+) -> Quadrature:
+    return adaptive_quadrature(
+        integrand,
+        rtol=_LAPLACE_RTOL,
+        support=kernel.support,
+        breakpoints=(*kernel.breakpoints, kernel.timescale),
+        timescale=timescale,
+        reach=1.0,
+        name=name,
     )
 
 
 def _transform_waves(
-    function: Callable[[np.ndarray], np.ndarray],
+    kernel: AbstractKernel,
+    values: Callable[[np.ndarray], np.ndarray],
     points: np.ndarray,
     derivative: int,
-    support: float,
-    breakpoints: tuple[float, ...],
-    timescale: float,
     name: str,
-    rtol: float,
 ) -> np.ndarray:
     """Returns the transform where `|Im s| > |Re s|`, from the kernel's own Legendre series.
 
     `∫_{-1}^{1} P_k(x) e^{-zx} dx = 2 (-1)^k i_k(z)`, i_k the modified spherical Bessel function.
     """
-
     # A decay that all points share makes the integral end where the kernel alone would not.
     decay = max(float(points.real.min()), 0.0)
     points = points - decay
-
-    def weighed(t: np.ndarray) -> np.ndarray:
-        values = np.asarray(function(t))
-        factor = (-t) ** derivative * np.exp(-decay * t)
-        return values * factor.reshape(len(t), *(1,) * (values.ndim - 1))
-
-    panels = adaptive_quadrature(
-        weighed,
-        rtol=rtol,
-        support=support,
-        breakpoints=(*breakpoints, timescale),
-        timescale=timescale,
-        reach=1.0,
-        name=f"laplace of {name}",
+    integrand = _weighed(values, decay, derivative)
+    panels = _resolved(
+        kernel, integrand, timescale=kernel.timescale, name=f"laplace of {name}"
     ).panels
     edges = [panels.starts, panels.stops[-1:]]
     far = panels.select(panels.is_log)
     edges += [far.starts * (far.stops / far.starts) ** (k / 4) for k in (1, 2, 3)]
     lags = np.unique(np.concatenate(edges))
-    panels, values = adaptive_panels(
-        weighed, Panels(lags[:-1], lags[1:], np.zeros(len(lags) - 1, bool)), rtol=rtol, name=name
+    panels, sampled = adaptive_panels(
+        integrand,
+        Panels(lags[:-1], lags[1:], np.zeros(len(lags) - 1, bool)),
+        rtol=_LAPLACE_RTOL,
+        name=name,
     )
-    orders = np.arange(values.shape[1])
-    nodes, weights = np.polynomial.legendre.leggauss(len(orders))
-    series = (np.polynomial.legendre.legvander(nodes, len(orders) - 1) * weights[:, None]).T
-    series *= (2 * orders[:, None] + 1) * (-1.0) ** orders[:, None]
-    shape = values.shape[2:]
     half = (panels.stops - panels.starts) / 2
     middle = (panels.stops + panels.starts) / 2
-    coefficients = np.einsum("jn,pnc->pjc", series, values.reshape(*values.shape[:2], -1))
-    coefficients *= half[:, None, None]
-    end, last = panels.stops[-1], np.asarray(weighed(panels.stops[-1:]))[0].reshape(-1)
-    answer = np.empty((len(points), coefficients.shape[2]), complex)
+    coefficients = legendre_series(sampled[:, :, None])[:, :, 0] * half[:, None]
+    orders = np.arange(coefficients.shape[1])
+    coefficients *= 2 * (-1.0) ** orders
+    end, last = panels.stops[-1], integrand(panels.stops[-1:])[0]
+    answer = np.empty(len(points), complex)
     for index, point in enumerate(points):
         z = point * half
         # Below this only the mean over a panel is left, and high orders underflow.
@@ -297,9 +249,9 @@ def _transform_waves(
         moments = _scaled_spherical_in(len(orders), z)
         # Scaled by e^{-|Re z|}, which the factor at the middle takes back.
         factor = np.exp(np.abs(z.real) - point * middle)
-        answer[index] = np.einsum("p,pj,pjc->c", factor, moments, coefficients)
+        answer[index] = np.einsum("p,pj,pj->", factor, moments, coefficients)
         answer[index] += last * np.exp(-point * end) / point
-    return answer.reshape(len(points), *shape)
+    return answer
 
 
 def _scaled_spherical_in(n_orders: int, z: np.ndarray) -> np.ndarray:

@@ -32,7 +32,6 @@ from recollect.targets._kernel import (
     on_lags,
     require_points,
     step_by_quadrature,
-    transform_kernel,
 )
 
 
@@ -511,25 +510,18 @@ class StretchedExponential(AbstractKernel):
     def laplace(self, s: Any, *, derivative: int = 0) -> Array:
         """Returns the Laplace transform or a derivative, by adaptive quadrature to 1e-12."""
         points = require_points(s, derivative, "StretchedExponential")
-        values = transform_kernel(
-            self._values,
-            points,
-            derivative,
-            support=math.inf,
-            breakpoints=(),
-            timescale=self.timescale,
-            name="StretchedExponential",
+        values = laplace_by_quadrature(
+            self, self._values, points, derivative, name="StretchedExponential"
         )
-        at_zero = points == 0
         order = (derivative + 1) / self.exponent
-        values[at_zero] = (
+        values[points == 0] = (
             (-1) ** derivative
             * self.amplitude
             * self.timescale ** (derivative + 1)
             * scipy.special.gamma(order)
             / self.exponent
         )
-        return as_scalar_kernel(values)
+        return values
 
     def exact_norm(self, norm: str) -> float | None:
         """Returns `|a| timescale Γ(1+1/β)`, its L2 analogue, or `|a|`."""
