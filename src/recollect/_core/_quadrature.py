@@ -361,8 +361,7 @@ def adaptive_quadrature(
     panels, values = adaptive_panels(function, grid, rtol=rtol, norm=norm, name=name)
     nodes, weights = (a.ravel() for a in panels.rule())
     flat = values.reshape(len(nodes), *values.shape[2:])
-    size = np.abs(flat).reshape(len(nodes), -1).sum(axis=1)
-    total = _norm_of(size, weights, norm)
+    total = norm_of_nodes(flat, weights, norm)
     if tail.decay != "algebraic" and reach > 1:
         typical = float(np.median(panels.stops - panels.starts)) * 2
         n_more = int(np.clip(np.ceil((reach - 1) * tail.end / typical), 2, 32))
@@ -620,7 +619,9 @@ def _trapezoid_norm(lags: np.ndarray, size: np.ndarray, norm: str) -> float:
     return float(np.trapezoid(size**power, lags)) ** (1 / power)
 
 
-def _norm_of(size: np.ndarray, weights: np.ndarray, norm: str) -> float:
+def norm_of_nodes(values: np.ndarray, weights: np.ndarray, norm: str) -> float:
+    """Returns a norm of values at the nodes of a rule, shape (node, ...), entries summed."""
+    size = np.abs(values).reshape(len(weights), -1).sum(axis=1)
     if norm == "linf":
         return float(size.max(initial=0.0))
     power = 1 if norm == "l1" else 2

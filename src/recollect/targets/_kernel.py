@@ -29,6 +29,7 @@ from recollect._core._quadrature import (
     adaptive_quadrature,
     finite_panels,
     legendre_series,
+    norm_of_nodes,
     panel_primitive,
 )
 from recollect._core._types import Array, KernelValues, Lags, Output, Signal
@@ -523,12 +524,10 @@ def _assembled(
     function: Any, nodes: Any, weights: Any, values: Any, panels: Any, norm: Any, rtol: Any,
     decay: str, support: float,
 ) -> Quadrature:  # fmt: skip
-    size = np.abs(values).reshape(len(nodes), -1).sum(axis=1)
-    power = {"l1": 1, "l2": 2}.get(norm)
-    total = size.max() if power is None else float(weights @ size**power) ** (1 / power)
+    total = norm_of_nodes(values, weights, norm)
     return Quadrature(
         nodes=nodes, weights=weights, values=values, tail=0.0, norm=norm, decay=decay,
-        exponent=math.inf, support=float(support), total=float(total), rtol=rtol, panels=panels,
+        exponent=math.inf, support=float(support), total=total, rtol=rtol, panels=panels,
         function=function,
     )  # fmt: skip
 
