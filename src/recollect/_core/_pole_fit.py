@@ -10,6 +10,7 @@ import numpy as np
 import scipy.fft
 import scipy.linalg
 
+from recollect._core._least_squares import Point, descend, normal_root, project, projected_jacobian
 from recollect._core._references import references
 
 # A pole further out than this is not told apart from the unit circle.
@@ -78,26 +79,27 @@ class DiscretePoles:
         pairs[:, 1] = np.clip(pairs[:, 1], 1e-9, math.pi - 1e-9)
         return DiscretePoles(np.clip(vector[:k], -14, 14), pairs)
 
-    def basis(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the columns z^j, Re z^j, Im z^j, and how each moves with its coordinates.
+    def basis(self, n: int) -> np.ndarray:
+        """Returns the columns z^j, then Re z^j and Im z^j of every pair, shape (lag, width)."""
+        single, cos, sin = self._waves(n)
+        return np.concatenate([single, np.stack([cos, sin], 2).reshape(n, -1)], axis=1)
 
-        The slopes have shape (lag, coordinate, column of its own unit): a real unit has one of
-        each, a pair two of each, listed as (r, θ) x (Re, Im).
-        """
+    def slopes(self, n: int) -> np.ndarray:
+        """Returns how the columns move: of a pair (Re, Im) with r, then with θ."""
         j = np.arange(n)[:, None]
-        z = np.tanh(self.x)
-        single = z**j
-        before = np.concatenate([np.zeros((1, len(z))), single[:-1]])
-        radius, angle = 1 / (1 + np.exp(-self.pairs[:, 0])), self.pairs[:, 1]
-        envelope = np.exp(j * np.log(radius))
-        cos, sin = envelope * np.cos(j * angle), envelope * np.sin(j * angle)
-        columns = np.concatenate([single, np.stack([cos, sin], 2).reshape(n, -1)], axis=1)
+        single, cos, sin = self._waves(n)
+        before = np.concatenate([np.zeros((1, len(self.x))), single[:-1]])
+        radius = 1 / (1 + np.exp(-self.pairs[:, 0]))
         by_radius = np.stack([cos, sin], axis=2) * (j * (1 - radius))[:, :, None]
         by_angle = np.stack([-j * sin, j * cos], axis=2)
-        slopes = np.concatenate(
-            [(j * before * (1 - z * z)), np.stack([by_radius, by_angle], 2).reshape(n, -1)], axis=1
-        )
-        return columns, slopes
+        pairs = np.stack([by_radius, by_angle], 2).reshape(n, -1)
+        return np.concatenate([j * before * (1 - np.tanh(self.x) ** 2), pairs], axis=1)
+
+    def _waves(self, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        j = np.arange(n)[:, None]
+        radius, angle = 1 / (1 + np.exp(-self.pairs[:, 0])), self.pairs[:, 1]
+        envelope = np.exp(j * np.log(radius))
+        return np.tanh(self.x) ** j, envelope * np.cos(j * angle), envelope * np.sin(j * angle)
 
 
 def refine_poles(
@@ -108,65 +110,44 @@ def refine_poles(
     n_iterations: int = 60,
     rtol: float = 1e-6,
 ) -> tuple[DiscretePoles, int]:
-    """Returns poles and iterations of variable projection on `‖root K - wanted‖²`.
+    """Returns poles and steps of variable projection on `‖root K - wanted‖²`.
 
     Gauss-Newton with Kaufman's Jacobian in the poles alone; the amplitudes are solved for.
+
+    Args:
+        poles: where to start.
+        root: shape (row, lag), or the weights (lag,) of a diagonal one.
+        wanted: shape (row,) or (row, channel).
+        n_iterations: at most this many steps.
+        rtol: three steps in a row that gain less than this share of the cost end the descent.
     """
-    n = root.shape[1]
-    k = len(poles.x)
+    weights = root[:, None] if root.ndim == 1 else None
+    target = wanted.reshape(len(wanted), -1)
 
-    def solve(at: DiscretePoles) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        columns, slopes = at.basis(n)
-        seen = root @ columns
-        norms = np.linalg.norm(seen, axis=0)
-        norms[norms == 0] = 1.0
-        q, r = np.linalg.qr(seen / norms)
-        residual = wanted - q @ (q.T @ wanted)
-        residual -= q @ (q.T @ residual)
-        amplitudes = np.linalg.lstsq(r, q.T @ wanted, rcond=1e-15)[0] / norms
-        return residual, amplitudes, q, slopes
+    def seen(columns: np.ndarray) -> np.ndarray:
+        return root @ columns if weights is None else weights * columns
 
-    residual, c, q, slopes = solve(poles)
-    cost, damping, n_taken, n_small = float(residual @ residual), 1e-3, 0, 0
-    floor = (1e-15 * np.linalg.norm(wanted)) ** 2
-    while n_taken < n_iterations:
-        if cost <= floor:
-            break
-        n_taken += 1
-        paired = slopes[:, k:].reshape(n, -1, 2, 2)
-        moves = np.concatenate(
-            [
-                slopes[:, :k] * c[:k],
-                np.einsum("npvc,pc->npv", paired, c[k:].reshape(-1, 2)).reshape(n, -1),
-            ],
-            axis=1,
-        )
-        moves = root @ moves
-        jacobian = -(moves - q @ (q.T @ moves))
-        scale = np.linalg.norm(jacobian, axis=0) + 1e-300
-        _, singular, vt = np.linalg.svd(np.linalg.qr(jacobian / scale, mode="r"))
-        along = vt @ ((jacobian / scale).T @ residual)
-        before, accepted = cost, False
-        for _ in range(10):
-            step = -(vt.T @ (along / (singular**2 + damping))) / scale
-            step *= min(1.0, 0.7 / max(float(np.abs(step).max()), 1e-300))
-            trial = poles.moved(poles.vector + step)
-            found = solve(trial)
-            new = float(found[0] @ found[0])
-            if math.isfinite(new) and new < cost:
-                accepted = True
-                break
-            damping = max(damping * 6, 1e-13)
-        if not accepted:
-            break
-        damping *= 0.15
-        poles, cost = trial, new
-        residual, c, q, slopes = found
-        # One small step may be the damping's doing.
-        n_small = n_small + 1 if before - cost <= rtol * before else 0
-        if n_small == _PATIENCE:
-            break
-    return poles, n_taken
+    def evaluate(vector: np.ndarray) -> Point:
+        at = poles.moved(vector)
+        found = project(seen(at.basis(root.shape[-1])), target)
+        return Point(at.vector, float(np.sum(found.residual**2)), found)
+
+    def linearise(at: Point) -> tuple[np.ndarray, np.ndarray]:
+        slopes = seen(poles.moved(at.vector).slopes(root.shape[-1]))
+        jacobian = projected_jacobian(slopes, at.solution, len(poles.x))
+        return normal_root(jacobian, at.solution.residual.ravel())
+
+    end, n_taken = descend(
+        evaluate(poles.vector),
+        evaluate,
+        linearise,
+        longest_step=0.7,
+        n_steps=n_iterations,
+        rtol=rtol,
+        floor=(1e-15 * float(np.linalg.norm(target))) ** 2,
+        patience=_PATIENCE,
+    )
+    return poles.moved(end.vector), n_taken
 
 
 def realise_poles(
