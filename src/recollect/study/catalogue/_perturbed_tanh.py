@@ -61,7 +61,6 @@ def build_study(*, quick: bool) -> Study:
             n_training=[0],
             **effort(quick=quick, n_steps=6, n_paths=32),
         ),
-        seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
         units=UNITS,
         figure="2",

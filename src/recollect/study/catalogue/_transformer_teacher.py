@@ -109,7 +109,6 @@ def build_study(*, quick: bool) -> Study:
             n_training=[0],
             **(effort(quick=quick, n_starts=3) | {"horizon": [64.0]}),
         ),
-        seeds=1 if quick else 2,
         dimensions=DIMENSIONS,
         units=UNITS | {"misfit_later": "1"},
         figure="12",
