@@ -25,7 +25,12 @@ from jax.interpreters import ad, batching
 
 from recollect._core._types import Array
 from recollect.models._activation import slope_of_output
-from recollect.models._primitive import bind, define_primitive, differentiate_through, map_through
+from recollect.models._primitive import (
+    bind,
+    define_primitive,
+    differentiate_through,
+    map_through,
+)
 
 # Activations whose slope is a parabola in their value.
 CURVED = {"tanh": (1.0, 0.0), "sigmoid": (0.0, 1.0)}
@@ -60,6 +65,17 @@ def is_available() -> bool:
     return bool(right and np.allclose(d[0], (v[1:] * h[:-1]).sum(axis=(0, 1)), rtol=1e-6))
 
 
+def count_threads() -> int:
+    """Returns how many threads share a long call of the compiled form: those of XLA's pool."""
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.default_device(jax.local_devices(backend="cpu")[0]),
+    ):
+        result = jax.ShapeDtypeStruct((2,), np.int32)
+        found = jax.jit(lambda: jax.ffi.ffi_call(_target("n_threads", "int32"), result)())()
+    return int(np.asarray(found)[0])
+
+
 def solve_diagonal(multipliers: Array, drive: Array) -> Array:
     """Returns `h_{k+1} = α ⊙ h_k + u_k` from `h_0 = 0`.
 
@@ -84,7 +100,9 @@ def solve_diagonal(multipliers: Array, drive: Array) -> Array:
 
 
 def tangent_of_diagonal(
-    activation: str, primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+    activation: str,
+    primals: tuple[Array, Array, Array],
+    tangents: tuple[Array, Array, Array],
 ) -> Array:
     """Returns the tangent of the states of `h_{k+1} = σ(w ⊙ h_k + u_k)`.
 
@@ -166,7 +184,11 @@ def _like(x: Any) -> Any:
 _solve_p = define_primitive("solve", _loop, lambda a, u, **_: u, on_cpu=_call_solve)
 _tangent_p = define_primitive("tangent", _tangent, lambda a, h, da, du: h)
 _adjoint_p = define_primitive(
-    "adjoint", _adjoint, lambda a, h, g: (g, a), on_cpu=_call_adjoint, has_many_results=True
+    "adjoint",
+    _adjoint,
+    lambda a, h, g: (g, a),
+    on_cpu=_call_adjoint,
+    has_many_results=True,
 )
 
 
@@ -291,7 +313,12 @@ def _tangent_through_transpose(
     v, d = bind(_adjoint_through_p, w, h, h0, cotangent, activation=activation)
     found = (d, v, w * v[:1])
     is_asked = [ad.is_undefined_primal(x) for x in undefined]
-    return (None, None, None, *(f if ask else None for f, ask in zip(found, is_asked, strict=True)))
+    return (
+        None,
+        None,
+        None,
+        *(f if ask else None for f, ask in zip(found, is_asked, strict=True)),
+    )
 
 
 def _adjoint_through_transpose(
@@ -313,7 +340,8 @@ differentiate_through(_tangent_through_p, _tangent_through)
 ad.primitive_transposes[_tangent_through_p] = _tangent_through_transpose
 map_through(_tangent_through_p, _tangent_through)
 differentiate_through(
-    _adjoint_through_p, lambda *arrays, **options: list(_adjoint_through(*arrays, **options))
+    _adjoint_through_p,
+    lambda *arrays, **options: list(_adjoint_through(*arrays, **options)),
 )
 ad.primitive_transposes[_adjoint_through_p] = _adjoint_through_transpose
 batching.primitive_batchers[_adjoint_through_p] = _adjoint_through_batch

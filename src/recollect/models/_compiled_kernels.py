@@ -10,36 +10,39 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from recollect.models._compiled_pool import (
+    API_MAJOR,
+    API_MINOR,
+    STAMP,
+    call_c,
+    count_threads,
+    half_word,
+    pointer,
+    share,
+    word,
+)
+
 # The layout of XLA's call frame that is read here: version 0.3 of `xla/ffi/api/c_api.h`.
-_API_MAJOR, _API_MINOR = 0, 3
 _FRAME_BYTES, _METADATA_EXTENSION, _EXECUTE = 168, 1, 3
 # Sums over time restart this often, so that rounding grows with the root of their length.
 _STRETCH = 128
 # Lanes handled together: long rows for the prefetcher, and their sums stay in the cache.
 _LANES = 2048
+# Parts of a call that threads share: whole cache lines, rows as long as several parts allow, and none
+# so small that waking somebody costs more than doing it.
+_UNIT = 16
+_PART_LANES = 512
+_PART_BYTES = 1 << 20
+_MOST_PARTS = 16
 _LARGE_PAGE = 1 << 21
 _CAN_ADVISE = sys.platform == "linux"
 _SIGNATURE = numba.int64(numba.int64)
 
 
-def _build_pointer(typing: Any, address: Any) -> Any:
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(numba.types.voidptr))
-
-    return numba.types.voidptr(numba.int64), build
-
-
-_pointer: Any = intrinsic(_build_pointer)
-
-
 def _build_madvise(typing: Any, address: Any, n_bytes: Any, advice: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        i64 = ir.IntType(64)
-        kind = ir.FunctionType(ir.IntType(32), [i64, i64, ir.IntType(32)])
-        function = builder.module.globals.get("madvise")
-        if function is None:
-            function = ir.Function(builder.module, kind, "madvise")
-        return builder.call(function, args)
+        i32, i64 = ir.IntType(32), ir.IntType(64)
+        return call_c(builder, "madvise", ir.FunctionType(i32, [i64, i64, i32]), args)
 
     return numba.int32(numba.int64, numba.int64, numba.int32), build
 
@@ -48,46 +51,37 @@ _madvise: Any = intrinsic(_build_madvise)
 
 
 @numba.njit
-def _word(address: Any) -> Any:
-    return numba.carray(_pointer(address), 1, np.int64)[0]
-
-
-@numba.njit
-def _half_word(address: Any) -> Any:
-    return numba.carray(_pointer(address), 1, np.int32)[0]
-
-
-@numba.njit
-def _executes(frame: Any) -> Any:
-    extension = _word(frame + 8)
+def _executes(frame: Any, stamp: Any) -> Any:
+    extension = word(frame + 8)
     if extension != 0:
         # At registration XLA asks which version of the call frame this was written for.
-        if _half_word(extension + 8) == _METADATA_EXTENSION:
-            version = numba.carray(_pointer(_word(extension + 24) + 24), 2, np.int32)
-            version[0] = _API_MAJOR if _word(frame) == _FRAME_BYTES else -1
-            version[1] = _API_MINOR
+        if half_word(extension + 8) == _METADATA_EXTENSION:
+            version = numba.carray(pointer(word(extension + 24) + 24), 2, np.int32)
+            version[0] = API_MAJOR if word(frame) == _FRAME_BYTES else -1
+            version[1] = API_MINOR
         return False
-    return _half_word(frame + 32) == _EXECUTE
+    # The stamp is there to make code of another version of the pool other code.
+    return stamp != 0 and half_word(frame + 32) == _EXECUTE
 
 
 @numba.njit
 def _argument(frame: Any, i: Any) -> Any:
-    return _word(_word(frame + 72) + 8 * i)
+    return word(word(frame + 72) + 8 * i)
 
 
 @numba.njit
 def _result(frame: Any, i: Any) -> Any:
-    return _word(_word(frame + 112) + 8 * i)
+    return word(word(frame + 112) + 8 * i)
 
 
 @numba.njit
 def _data(buffer: Any) -> Any:
-    return _word(buffer + 24)
+    return word(buffer + 24)
 
 
 @numba.njit
 def _extent(buffer: Any, axis: Any) -> Any:
-    return _word(_word(buffer + 40) + 8 * axis)
+    return word(word(buffer + 40) + 8 * axis)
 
 
 @numba.njit
@@ -114,43 +108,43 @@ def _ask_for_large_pages(address: Any, n_bytes: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def _forward(a: Any, u: Any, h: Any) -> None:
-    n_time, n_rows, width = u.shape
+def _forward(a: Any, u: Any, h: Any, rows: Any, lanes: Any) -> None:
+    n_time = len(u)
     is_constant = len(a) == 1
-    for lo in range(0, width, _LANES):
-        hi = min(lo + _LANES, width)
-        for r in range(n_rows):
+    for lo in range(lanes[0], lanes[1], _LANES):
+        hi = min(lo + _LANES, lanes[1])
+        for r in range(rows[0], rows[1]):
             for i in range(lo, hi):
                 h[0, r, i] = a[0, i] * u.dtype.type(0) + u[0, r, i]
         for t in range(1, n_time):
             at = a[0 if is_constant else t, lo:hi]
-            for r in range(n_rows):
+            for r in range(rows[0], rows[1]):
                 old, new, x = h[t - 1, r, lo:hi], h[t, r, lo:hi], u[t, r, lo:hi]
                 for i in range(hi - lo):
                     new[i] = at[i] * old[i] + x[i]
 
 
 @numba.njit(error_model="numpy")
-def _backward(a: Any, v: Any) -> None:
-    n_time, n_rows, width = v.shape
+def _backward(a: Any, v: Any, rows: Any, lanes: Any) -> None:
+    n_time = len(v)
     is_constant = len(a) == 1
-    for lo in range(0, width, _LANES):
-        hi = min(lo + _LANES, width)
+    for lo in range(lanes[0], lanes[1], _LANES):
+        hi = min(lo + _LANES, lanes[1])
         for t in range(n_time - 1, 0, -1):
             at = a[0 if is_constant else t, lo:hi]
-            for r in range(n_rows):
+            for r in range(rows[0], rows[1]):
                 old, new = v[t, r, lo:hi], v[t - 1, r, lo:hi]
                 for i in range(hi - lo):
                     new[i] += at[i] * old[i]
 
 
 @numba.njit(error_model="numpy")
-def _backward_with_sums(a: Any, h: Any, v: Any, d: Any) -> None:
-    n_time, n_rows, width = v.shape
+def _backward_with_sums(a: Any, h: Any, v: Any, d: Any, lanes: Any) -> None:
+    n_time, n_rows, _ = v.shape
     is_constant = len(a) == 1
     zero = v.dtype.type(0)
-    for lo in range(0, width, _LANES):
-        hi = min(lo + _LANES, width)
+    for lo in range(lanes[0], lanes[1], _LANES):
+        hi = min(lo + _LANES, lanes[1])
         for k in range(len(d)):
             for i in range(lo, hi):
                 d[k, i] = zero
@@ -177,13 +171,13 @@ def _backward_with_sums(a: Any, h: Any, v: Any, d: Any) -> None:
 
 
 @numba.njit(error_model="numpy")
-def _backward_through(w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any) -> None:
-    n_time, width = v.shape
+def _backward_through(w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any, lanes: Any) -> None:
+    n_time = len(v)
     zero = v.dtype.type(0)
     # The slope of tanh and of the logistic function is a parabola in their value.
     p, q = slope[0], slope[1]
-    for lo in range(0, width, _LANES):
-        hi = min(lo + _LANES, width)
+    for lo in range(lanes[0], lanes[1], _LANES):
+        hi = min(lo + _LANES, lanes[1])
         weight, total, stretch = w[0, lo:hi], d[0, lo:hi], d[1, lo:hi]
         for i in range(hi - lo):
             total[i] = zero
@@ -205,14 +199,100 @@ def _backward_through(w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any) ->
             total[i] += stretch[i] + v[0, lo + i] * start[0, lo + i]
 
 
+@numba.njit
+def _count_bytes(buffer: Any, n_axes: Any, kind: Any) -> Any:
+    n_bytes = numba.carray(pointer(_data(buffer)), 1, kind).itemsize
+    for axis in range(n_axes):
+        n_bytes *= _extent(buffer, axis)
+    return n_bytes
+
+
+@numba.njit
+def _count_parts(n_units: Any, n_lanes: Any, n_bytes: Any) -> Any:
+    most = min(n_units, max(2, n_lanes // _PART_LANES), _MOST_PARTS)
+    return max(1, min(most, n_bytes // _PART_BYTES))
+
+
+# One part of a call: the arguments are read from XLA's frame, the lanes shared out by number.
+
+
+@numba.njit
+def _share(total: Any, part: Any, n_parts: Any, unit: Any) -> Any:
+    n_units = total // unit
+    hi = total if part == n_parts - 1 else n_units * (part + 1) // n_parts * unit
+    return n_units * part // n_parts * unit, hi
+
+
+@numba.njit
+def _tile(n_rows: Any, width: Any, part: Any, n_parts: Any) -> Any:
+    # Whole rows where there are several: their neighbours in memory stay together.
+    if n_rows > 1:
+        return _share(n_rows, part, n_parts, 1), (0, width)
+    return (0, 1), _share(width, part, n_parts, _UNIT)
+
+
+@numba.njit
+def _count_tiles(states: Any, n_bytes: Any) -> Any:
+    n_rows, width = _extent(states, 1), _extent(states, 2)
+    n_units = n_rows if n_rows > 1 else width // _UNIT
+    return _count_parts(n_units, n_rows * width, n_bytes)
+
+
+@numba.njit(error_model="numpy")
+def _solve_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> None:
+    factors, drive, states = _argument(frame, 0), _argument(frame, 1), _result(frame, 0)
+    a = numba.carray(pointer(_data(factors)), _matrix_shape(factors), kind)
+    u = numba.carray(pointer(_data(drive)), _cube_shape(drive), kind)
+    h = numba.carray(pointer(_data(states)), _cube_shape(states), kind)
+    rows, lanes = _tile(u.shape[1], u.shape[2], part, n_parts)
+    _forward(a, u, h, rows, lanes)
+
+
+@numba.njit(error_model="numpy")
+def _solve_reverse_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> None:
+    factors, states = _argument(frame, 0), _result(frame, 0)
+    a = numba.carray(pointer(_data(factors)), _matrix_shape(factors), kind)
+    v = numba.carray(pointer(_data(states)), _cube_shape(states), kind)
+    rows, lanes = _tile(v.shape[1], v.shape[2], part, n_parts)
+    _backward(a, v, rows, lanes)
+
+
+@numba.njit(error_model="numpy")
+def _adjoint_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> None:
+    factors, states = _argument(frame, 0), _argument(frame, 1)
+    cotangents, sums = _result(frame, 0), _result(frame, 1)
+    a = numba.carray(pointer(_data(factors)), _matrix_shape(factors), kind)
+    h = numba.carray(pointer(_data(states)), _cube_shape(states), kind)
+    v = numba.carray(pointer(_data(cotangents)), _cube_shape(cotangents), kind)
+    d = numba.carray(pointer(_data(sums)), _matrix_shape(sums), kind)
+    _backward_with_sums(a, h, v, d, _share(v.shape[2], part, n_parts, _UNIT))
+
+
+@numba.njit(error_model="numpy")
+def _adjoint_through_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> None:
+    weights, states, start = (
+        _argument(frame, 0),
+        _argument(frame, 1),
+        _argument(frame, 2),
+    )
+    cotangents, sums = _result(frame, 0), _result(frame, 1)
+    w = numba.carray(pointer(_data(weights)), _matrix_shape(weights), kind)
+    h = numba.carray(pointer(_data(states)), _matrix_shape(states), kind)
+    h0 = numba.carray(pointer(_data(start)), _matrix_shape(start), kind)
+    slope = numba.carray(pointer(_data(_argument(frame, 3))), 2, kind)
+    v = numba.carray(pointer(_data(cotangents)), _matrix_shape(cotangents), kind)
+    d = numba.carray(pointer(_data(sums)), _matrix_shape(sums), kind)
+    _backward_through(w, h, h0, slope, v, d, _share(v.shape[1], part, n_parts, _UNIT))
+
+
 def compile_kernel(name: str, dtype: str) -> Any:
     """Returns the machine code of one loop for one type, an object with an `address`.
 
     Args:
         name: `"solve"` (a, u -> h), `"solve_reverse"` (a, g -> v), `"adjoint"`
-            (a, h, g -> v, d) or `"adjoint_through"` (w, h, start, slope, g -> v, d); v is written
-            where g was read.
-        dtype: name of a real or complex floating type of NumPy.
+            (a, h, g -> v, d), `"adjoint_through"` (w, h, start, slope, g -> v, d) or `"n_threads"`; v is
+            written where g was read.
+        dtype: name of a real or complex floating type of NumPy; int32 for `n_threads`.
     """
     kind = np.dtype(dtype).type
     kernels = {
@@ -220,8 +300,9 @@ def compile_kernel(name: str, dtype: str) -> Any:
         "solve_reverse": _solve_reverse,
         "adjoint": _adjoint,
         "adjoint_through": _adjoint_through,
+        "n_threads": _n_threads,
     }
-    return kernels[name](kind)
+    return kernels[name](kind, STAMP)
 
 
 def _machine_code(function: Any) -> Any:
@@ -232,59 +313,65 @@ def _machine_code(function: Any) -> Any:
         return numba.cfunc(_SIGNATURE)(function)
 
 
-def _solve(kind: Any) -> Any:
+_run_solve = share(_solve_part)
+_run_solve_reverse = share(_solve_reverse_part)
+_run_adjoint = share(_adjoint_part)
+_run_adjoint_through = share(_adjoint_through_part)
+
+
+def _solve(kind: Any, stamp: Any) -> Any:
     def solve(frame: Any) -> Any:
-        if _executes(frame):
-            factors, drive, states = _argument(frame, 0), _argument(frame, 1), _result(frame, 0)
-            a = numba.carray(_pointer(_data(factors)), _matrix_shape(factors), kind)
-            u = numba.carray(_pointer(_data(drive)), _cube_shape(drive), kind)
-            h = numba.carray(_pointer(_data(states)), _cube_shape(states), kind)
-            _ask_for_large_pages(_data(states), h.size * h.itemsize)
-            _forward(a, u, h)
+        if _executes(frame, stamp):
+            states = _result(frame, 0)
+            n_bytes = _count_bytes(states, 3, kind)
+            _ask_for_large_pages(_data(states), n_bytes)
+            _run_solve(frame, kind, _count_tiles(states, n_bytes))
         return 0
 
     return _machine_code(solve)
 
 
-def _solve_reverse(kind: Any) -> Any:
+def _solve_reverse(kind: Any, stamp: Any) -> Any:
     def solve_reverse(frame: Any) -> Any:
-        if _executes(frame):
-            factors, states = _argument(frame, 0), _result(frame, 0)
-            a = numba.carray(_pointer(_data(factors)), _matrix_shape(factors), kind)
-            v = numba.carray(_pointer(_data(states)), _cube_shape(states), kind)
-            _backward(a, v)
+        if _executes(frame, stamp):
+            states = _result(frame, 0)
+            n_bytes = _count_bytes(states, 3, kind)
+            _run_solve_reverse(frame, kind, _count_tiles(states, n_bytes))
         return 0
 
     return _machine_code(solve_reverse)
 
 
-def _adjoint(kind: Any) -> Any:
+def _adjoint(kind: Any, stamp: Any) -> Any:
     def adjoint(frame: Any) -> Any:
-        if _executes(frame):
-            factors, states = _argument(frame, 0), _argument(frame, 1)
-            cotangents, sums = _result(frame, 0), _result(frame, 1)
-            a = numba.carray(_pointer(_data(factors)), _matrix_shape(factors), kind)
-            h = numba.carray(_pointer(_data(states)), _cube_shape(states), kind)
-            v = numba.carray(_pointer(_data(cotangents)), _cube_shape(cotangents), kind)
-            d = numba.carray(_pointer(_data(sums)), _matrix_shape(sums), kind)
-            _backward_with_sums(a, h, v, d)
+        if _executes(frame, stamp):
+            states = _result(frame, 0)
+            n_rows, width = _extent(states, 1), _extent(states, 2)
+            # With several rows a part would be a narrow strip of each, slower than all at once.
+            n_units = 1 if n_rows > 1 else width // _UNIT
+            n_bytes = _count_bytes(states, 3, kind)
+            _run_adjoint(frame, kind, _count_parts(n_units, width, n_bytes))
         return 0
 
     return _machine_code(adjoint)
 
 
-def _adjoint_through(kind: Any) -> Any:
+def _adjoint_through(kind: Any, stamp: Any) -> Any:
     def adjoint_through(frame: Any) -> Any:
-        if _executes(frame):
-            weights, states, start = _argument(frame, 0), _argument(frame, 1), _argument(frame, 2)
-            cotangents, sums = _result(frame, 0), _result(frame, 1)
-            w = numba.carray(_pointer(_data(weights)), _matrix_shape(weights), kind)
-            h = numba.carray(_pointer(_data(states)), _matrix_shape(states), kind)
-            h0 = numba.carray(_pointer(_data(start)), _matrix_shape(start), kind)
-            slope = numba.carray(_pointer(_data(_argument(frame, 3))), 2, kind)
-            v = numba.carray(_pointer(_data(cotangents)), _matrix_shape(cotangents), kind)
-            d = numba.carray(_pointer(_data(sums)), _matrix_shape(sums), kind)
-            _backward_through(w, h, h0, slope, v, d)
+        if _executes(frame, stamp):
+            states = _result(frame, 0)
+            n_lanes = _extent(states, 1)
+            n_bytes = _count_bytes(states, 2, kind)
+            _run_adjoint_through(frame, kind, _count_parts(n_lanes // _UNIT, n_lanes, n_bytes))
         return 0
 
     return _machine_code(adjoint_through)
+
+
+def _n_threads(kind: Any, stamp: Any) -> Any:
+    def n_threads(frame: Any) -> Any:
+        if _executes(frame, stamp):
+            numba.carray(pointer(_data(_result(frame, 0))), 1, kind)[0] = count_threads(frame)
+        return 0
+
+    return _machine_code(n_threads)
