@@ -178,8 +178,8 @@ def build_study(*, quick: bool) -> Study:
         name="trained-curves",
         function=perturb,
         grid=product(
-            setting=names,
             width=[4, 16] if quick else [4, 8, 16, 64],
+            setting=names,
             n_epochs=[100 if quick else 1000],
             n_radii=[8 if quick else len(_RADII)],
             n_steps=[6 if quick else 20],
