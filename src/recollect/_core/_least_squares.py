@@ -12,7 +12,8 @@ import scipy.linalg
 
 from recollect._core._references import references
 
-_N_TRIALS = 10
+# From the smallest damping up to steps so short that none of them gains anything.
+_N_TRIALS = 20
 
 
 @dataclasses.dataclass(frozen=True)

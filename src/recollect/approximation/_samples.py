@@ -18,6 +18,7 @@ from recollect._core._check import (
     require_nonnegative,
     require_positive,
 )
+from recollect._core._least_squares import Point, descend, normal_root, project, projected_jacobian
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect.approximation._l2 import Sections, section_basis, section_modes, sections_of
@@ -27,6 +28,8 @@ _N_DICTIONARY = 400
 _MOST_HANKEL_COLUMNS = 300
 _MOST_PENCIL_ROWS = 1500
 _PATIENCE = 3
+# Of a logarithm in one step.
+_LONGEST_STEP = 1.5
 
 
 @references("golub1973differentiation", "hua1990matrix", "varah1985fitting")
@@ -283,20 +286,6 @@ def _confined(sections: Sections, window: _Window) -> Sections:
     return Sections(singles, np.stack([log_a, log_b], axis=1))
 
 
-def _solved(problem: _Problem, sections: Sections, rows: np.ndarray, *, derivatives: bool):
-    basis, slopes = section_basis(sections, problem.t, rows, derivatives=derivatives)
-    if problem.constant:
-        basis = np.concatenate([basis, rows[:, None]], axis=1)
-    norms = np.sqrt(np.einsum("ij,ij->j", basis, basis))
-    norms[norms == 0] = 1.0
-    q, r = np.linalg.qr(basis / norms)
-    target = problem.y * rows[:, None]
-    coordinates = q.T @ target
-    residual = target - q @ coordinates
-    c = np.linalg.lstsq(r, coordinates, rcond=1e-14)[0] / norms[:, None]
-    return residual, c, q, slopes
-
-
 def _refined(
     problem: _Problem,
     sections: Sections,
@@ -305,54 +294,37 @@ def _refined(
     n_iterations: int = 80,
     rtol: float = 1e-8,
 ) -> _Fit:
-    """Variable projection with Kaufman's Jacobian inside the window's bounds."""
+    """Variable projection inside the window's bounds."""
     rows = problem.rows if rows is None else rows
-    sections = _confined(sections, problem.window)
-    residual, c, q, slopes = _solved(problem, sections, rows, derivatives=True)
-    cost, damping = float(np.sum(residual**2)), 1e-3
-    floor = (1e-16 * np.linalg.norm(problem.y * rows[:, None])) ** 2
-    k, n_pairs, n = len(sections.log_rates), len(sections.log_pairs), len(problem.t)
-    for _ in range(n_iterations):
-        if cost <= floor or slopes is None:
-            break
-        moves = np.empty((n, problem.y.shape[1], sections.vector.size))
-        moves[:, :, :k] = slopes[:, None, :k] * c[:k].T
-        if n_pairs:
-            pair_slopes = slopes[:, k:].reshape(n, n_pairs, 2, 2)
-            pair_c = c[k : k + 2 * n_pairs].reshape(n_pairs, 2, -1)
-            moves[:, :, k:] = np.einsum("npvc,pch->nhpv", pair_slopes, pair_c).reshape(
-                n, problem.y.shape[1], -1
-            )
-        flat = moves.reshape(n, -1)
-        jacobian = -(flat - q @ (q.T @ flat)).reshape(n * problem.y.shape[1], -1)
-        scale = np.sqrt(np.einsum("ij,ij->j", jacobian, jacobian)) + 1e-300
-        _, singular, vt = np.linalg.svd(
-            scipy.linalg.qr(jacobian / scale, mode="r", check_finite=False)[0][: len(scale)],
-            full_matrices=False,
-        )
-        along = vt @ ((jacobian / scale).T @ residual.ravel())
-        before, accepted = cost, False
-        for _ in range(10):
-            step = -(vt.T @ (along / (singular**2 + damping + 1e-300))) / scale
-            step *= min(1.0, 1.5 / max(float(np.abs(step).max()), 1e-300))
-            trial = _confined(sections.moved(sections.vector + step), problem.window)
-            new_residual, *_ = _solved(problem, trial, rows, derivatives=False)
-            new_cost = float(np.sum(new_residual**2))
-            if math.isfinite(new_cost) and new_cost < cost:
-                accepted = True
-                break
-            damping = max(damping * 6, 1e-12)
-        if not accepted:
-            break
-        damping *= 0.15
-        sections = trial
-        residual, c, q, slopes = _solved(problem, sections, rows, derivatives=True)
-        cost = float(np.sum(residual**2))
-        if before - cost <= rtol * before:
-            break
-    n_basis = sections.width
-    constant = c[n_basis] if problem.constant else np.zeros(problem.y.shape[1])
-    return _Fit(sections, c[:n_basis], constant, cost)
+    target = problem.y * rows[:, None]
+    start = _confined(sections, problem.window)
+
+    def evaluate(vector: np.ndarray) -> Point:
+        at = _confined(start.moved(vector), problem.window)
+        basis, _ = section_basis(at, problem.t, rows, derivatives=False)
+        if problem.constant:
+            basis = np.concatenate([basis, rows[:, None]], axis=1)
+        found = project(basis, target)
+        return Point(at.vector, float(np.sum(found.residual**2)), found)
+
+    def linearise(at: Point) -> tuple[np.ndarray, np.ndarray]:
+        _, slopes = section_basis(start.moved(at.vector), problem.t, rows)
+        assert slopes is not None
+        jacobian = projected_jacobian(slopes, at.solution, len(start.log_rates))
+        return normal_root(jacobian, at.solution.residual.ravel())
+
+    end, _ = descend(
+        evaluate(start.vector),
+        evaluate,
+        linearise,
+        longest_step=_LONGEST_STEP,
+        n_steps=n_iterations,
+        rtol=rtol,
+        floor=(1e-16 * float(np.linalg.norm(target))) ** 2,
+    )
+    sections, c = start.moved(end.vector), end.solution.amplitudes
+    constant = c[-1] if problem.constant else np.zeros(problem.y.shape[1])
+    return _Fit(sections, c[: sections.width], constant, end.cost)
 
 
 def _refined_positive(
@@ -365,7 +337,7 @@ def _refined_positive(
     n_iterations: int = 150,
     rtol: float = 1e-7,
 ) -> _Fit:
-    """Levenberg-Marquardt in the logarithms of rates, amplitudes and constant."""
+    """Least squares in the logarithms of rates, amplitudes and constant."""
     rows = problem.rows if rows is None else rows
     t, target, m = problem.t, problem.y * rows[:, None], len(log_rates)
     n, n_channels = target.shape
@@ -385,63 +357,39 @@ def _refined_positive(
         [np.full(m, math.log(window.fastest)), np.full(vector.size - m, top + 40)]
     )
 
-    def linearise(vector, with_jacobian=True):
-        w, c = np.exp(vector[:m]), np.exp(vector[m : m + m * n_channels]).reshape(m, n_channels)
+    def parts(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        c = np.exp(vector[m : m + m * n_channels]).reshape(m, n_channels)
+        limit = np.exp(vector[m + m * n_channels :]) if n_limits else np.zeros(n_channels)
+        return np.exp(vector[:m]), c, limit
+
+    def evaluate(vector: np.ndarray) -> Point:
+        w, c, limit = parts(vector)
         decay = np.exp(-t[:, None] * w) * rows[:, None]
-        model = decay @ c
-        if n_limits:
-            model = model + rows[:, None] * np.exp(vector[m + m * n_channels :])
-        residual = (model - target).ravel()
-        if not with_jacobian:
-            return residual, None
-        jacobian = np.zeros((n, n_channels, vector.size))
+        residual = (decay @ c + rows[:, None] * limit - target).ravel()
+        return Point(vector, float(residual @ residual), (residual, decay))
+
+    def linearise(at: Point) -> tuple[np.ndarray, np.ndarray]:
+        w, c, limit = parts(at.vector)
+        residual, decay = at.solution
+        jacobian = np.zeros((n, n_channels, at.vector.size))
         jacobian[:, :, :m] = (-(t[:, None] * w) * decay)[:, None, :] * c.T
         for h in range(n_channels):
             jacobian[:, h, m + h : m + m * n_channels : n_channels] = decay * c[:, h]
             if n_limits:
-                jacobian[:, h, m + m * n_channels + h] = rows * np.exp(
-                    vector[m + m * n_channels + h]
-                )
-        return residual, jacobian.reshape(n * n_channels, -1)
+                jacobian[:, h, m + m * n_channels + h] = rows * limit[h]
+        return normal_root(jacobian.reshape(n * n_channels, -1), residual)
 
-    vector = np.clip(vector, low, high)
-    residual, jacobian = linearise(vector)
-    cost, damping = float(residual @ residual), 1e-3
-    for _ in range(n_iterations):
-        assert jacobian is not None
-        slope = jacobian.T @ residual
-        free = ~(((vector <= low) & (slope > 0)) | ((vector >= high) & (slope < 0)))
-        part = jacobian[:, free]
-        scale = np.sqrt(np.einsum("ij,ij->j", part, part)) + 1e-300
-        _, singular, vt = np.linalg.svd(
-            scipy.linalg.qr(part / scale, mode="r", check_finite=False)[0][: part.shape[1]],
-            full_matrices=False,
-        )
-        along = vt @ (slope[free] / scale)
-        before, accepted = cost, False
-        for _ in range(10):
-            step = -(vt.T @ (along / (singular**2 + damping))) / scale
-            step *= min(1.0, 1.5 / max(float(np.abs(step).max()), 1e-300))
-            trial = vector.copy()
-            trial[free] += step
-            trial = np.clip(trial, low, high)
-            new_residual, _ = linearise(trial, with_jacobian=False)
-            new_cost = float(new_residual @ new_residual)
-            if new_cost < cost:
-                accepted = True
-                break
-            damping = max(damping * 6, 1e-12)
-        if not accepted:
-            break
-        damping *= 0.15
-        vector = trial
-        residual, jacobian = linearise(vector)
-        cost = float(residual @ residual)
-        if before - cost <= rtol * before:
-            break
-    c = np.exp(vector[m : m + m * n_channels]).reshape(m, n_channels)
-    limit = np.exp(vector[m + m * n_channels :]) if n_limits else np.zeros(n_channels)
-    return _Fit(Sections(vector[:m], np.zeros((0, 2))), c, limit, cost)
+    end, _ = descend(
+        evaluate(np.clip(vector, low, high)),
+        evaluate,
+        linearise,
+        longest_step=_LONGEST_STEP,
+        n_steps=n_iterations,
+        rtol=rtol,
+        bounds=(low, high),
+    )
+    _, c, limit = parts(end.vector)
+    return _Fit(Sections(end.vector[:m], np.zeros((0, 2))), c, limit, end.cost)
 
 
 def _nonnegative_start(problem: _Problem, log_rates: np.ndarray, rows: np.ndarray):
