@@ -171,9 +171,8 @@ def measure_gradient(
     """
     signals = require_sequences("signals", signals, network.n_inputs)
     targets = require_targets("targets", targets, signals)
-    risk, gw, gu = in_float64(lambda *a: _risk_and_gradient(network.activation, *a))(
-        network.weights, network.U.T, network.signs, np.moveaxis(signals, 1, 0), targets.T
-    )
+    arrays = (network.weights, network.U.T, network.signs, np.moveaxis(signals, 1, 0), targets.T)
+    risk, gw, gu = in_float64(_compiled_risk_and_gradient)(network.activation, *arrays)
     return float(risk), gw, gu.T
 
 
@@ -231,6 +230,10 @@ def _risk_and_gradient(
     gw = (g[1:] * states[:-1]).sum((0, 1))
     gu = x.reshape(-1, n_inputs).T @ g.reshape(-1, len(w))
     return jnp.sum(residual**2) / n_samples, gw, gu
+
+
+# Left to itself a scan with a new closure is compiled anew at every call.
+_compiled_risk_and_gradient = jax.jit(_risk_and_gradient, static_argnums=0)
 
 
 def _risk(activation: SmoothActivation, w: Any, U: Any, signs: Any, x: Any, y: Any) -> Any:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -512,6 +513,7 @@ def _step_matrix(layer: AbstractRecurrent, drive: np.ndarray, dt: float) -> np.n
     return np.asarray(in_float64(_derivative)(layer, drive, dt))
 
 
+@eqx.filter_jit
 def _derivative(layer: AbstractRecurrent, drive: Any, dt: float) -> Any:
     layer = jax.tree.map(lambda leaf: jnp.asarray(leaf), layer)
     start, unravel = jax.flatten_util.ravel_pytree(layer.initial_state())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -310,41 +312,46 @@ def _rate_per_step(multipliers: np.ndarray) -> float:
 
 def _matrix_at_rest(model: Any) -> np.ndarray:
     """Returns the Jacobian of one step where the state no longer changes under zero input."""
+    from recollect._core._precision import in_float64
+
+    state, matrix, gap = in_float64(_settle_compiled())(model)
+    if not np.isfinite(matrix).all() or np.abs(gap).max() > 1e-9 * (1 + np.abs(state).max()):
+        raise invalid("model", "a network that comes to rest under zero input", "another")
+    return np.asarray(matrix)
+
+
+@functools.cache
+def _settle_compiled() -> Callable[[Any], Any]:
+    """Returns the search for the rest, compiled once for all networks of a kind and size."""
+    import equinox as eqx
     import jax
     import jax.flatten_util
     import jax.numpy as jnp
 
-    from recollect._core._precision import in_float64
-
-    def advance(x, restore):
-        state = model.step(restore(x), jnp.zeros(model.n_inputs), dt=1.0)
-        return jax.flatten_util.ravel_pytree(state)[0]
-
-    @in_float64
-    def settle():
-        state, restore = jax.flatten_util.ravel_pytree(
+    @eqx.filter_jit
+    def settle(model):
+        start, restore = jax.flatten_util.ravel_pytree(
             jax.tree.map(lambda leaf: jnp.asarray(leaf, float), model.initial_state())
         )
 
-        @jax.jit
+        def advance(x):
+            state = model.step(restore(x), jnp.zeros(model.n_inputs), dt=1.0)
+            return jax.flatten_util.ravel_pytree(state)[0]
+
+        def newton(_, x):
+            slope = jax.jacobian(advance)(x) - jnp.eye(len(x))
+            return x - jnp.linalg.lstsq(slope, advance(x) - x)[0]
+
         def run(x):
-            x = jax.lax.fori_loop(0, 500, lambda _, x: advance(x, restore), x)
+            x = jax.lax.fori_loop(0, 500, lambda _, x: advance(x), x)
             # Newton on `advance(x) = x`: a slow mode is not waited for.
-            for _ in range(8):
-                slope = jax.jacobian(lambda x: advance(x, restore))(x) - jnp.eye(len(x))
-                x = x - jnp.linalg.lstsq(slope, advance(x, restore) - x)[0]
-            return x, jax.jacobian(lambda x: advance(x, restore))(x), advance(x, restore) - x
+            return jax.lax.fori_loop(0, 8, newton, x)
 
-        at_start = advance(state, restore) - state
-        moves = jnp.abs(at_start).max() > 0
-        if not moves:
-            return state, jax.jacobian(lambda x: advance(x, restore))(state), at_start
-        return run(state)
+        moves = jnp.abs(advance(start) - start).max() > 0
+        x = jax.lax.cond(moves, run, lambda x: x, start)
+        return x, jax.jacobian(advance)(x), advance(x) - x
 
-    state, matrix, gap = settle()
-    if not np.isfinite(matrix).all() or np.abs(gap).max() > 1e-9 * (1 + np.abs(state).max()):
-        raise invalid("model", "a network that comes to rest under zero input", "another")
-    return np.asarray(matrix)
+    return settle
 
 
 def real_weights(model: DiagonalRNN) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

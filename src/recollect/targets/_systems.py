@@ -128,7 +128,11 @@ class TwoTanks(AbstractFunctional):
         """
         dt = require_positive("dt", dt)
         signal = jnp.asarray(signal, dtype=jnp.result_type(float))
-        start = jnp.asarray(initial_levels, dtype=signal.dtype)
+        return self._levels(signal, jnp.asarray(initial_levels, dtype=signal.dtype), dt)
+
+    # Left to itself a scan with a new closure is compiled anew at every call.
+    @eqx.filter_jit
+    def _levels(self, signal: Array, start: Array, dt: float) -> Array:
         inflow = self.pump_gain * jnp.maximum(signal[:, :1], 0.0)
         more = jnp.zeros((len(signal), 2), signal.dtype)
         more = more.at[:, : signal.shape[1] - 1].set(signal[:, 1:3])
@@ -311,7 +315,10 @@ class LorenzNinetySix(AbstractFunctional):
         """Returns the slow variables after every sample, shape (time, n_slow)."""
         require_signal("signal", signal, n_inputs=self.n_inputs)
         dt = require_positive("dt", dt)
-        signal = jnp.asarray(signal, dtype=jnp.result_type(float))
+        return self._slow(jnp.asarray(signal, dtype=jnp.result_type(float)), dt)
+
+    @eqx.filter_jit
+    def _slow(self, signal: Array, dt: float) -> Array:
         pattern = jnp.cos(2 * jnp.pi * jnp.arange(self.n_slow) / self.n_slow)
         slow = (self.perturbation * pattern).astype(signal.dtype)
         start = jnp.concatenate([slow[None], jnp.zeros((self.n_fast, self.n_slow), signal.dtype)])
