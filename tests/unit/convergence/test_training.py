@@ -62,7 +62,9 @@ def test_gradients_by_hand_are_those_of_autodiff(activation):
             total += jnp.sum((h @ network.signs / math.sqrt(len(w)) - targets[:, t]) ** 2)
         return total / len(signals)
 
-    expected = in_float64(jax.value_and_grad(risk, argnums=(0, 1)))(network.weights, network.U)
+    expected = in_float64(jax.jit(jax.value_and_grad(risk, argnums=(0, 1))))(
+        network.weights, network.U
+    )
     found = c.measure_gradient(network, signals, targets)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
     for a, b in zip(found[1:], expected[1], strict=True):
