@@ -199,6 +199,82 @@ def _backward_through(w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any, la
             total[i] += stretch[i] + v[0, lo + i] * start[0, lo + i]
 
 
+# Dense: out = x W and d += x' y, eight rows of W or of x and y at a time.
+
+
+@numba.njit(error_model="numpy")
+def _multiply(x: Any, w: Any, out: Any) -> None:
+    n_rows, n = x.shape
+    for r in range(n_rows):
+        to = out[r]
+        to[:] = 0
+        k = 0
+        while k + 8 <= n:
+            x0, x1, x2, x3 = x[r, k], x[r, k + 1], x[r, k + 2], x[r, k + 3]
+            x4, x5, x6, x7 = x[r, k + 4], x[r, k + 5], x[r, k + 6], x[r, k + 7]
+            w0, w1, w2, w3 = w[k], w[k + 1], w[k + 2], w[k + 3]
+            w4, w5, w6, w7 = w[k + 4], w[k + 5], w[k + 6], w[k + 7]
+            for j in range(w.shape[1]):
+                low = (x0 * w0[j] + x1 * w1[j]) + (x2 * w2[j] + x3 * w3[j])
+                high = (x4 * w4[j] + x5 * w5[j]) + (x6 * w6[j] + x7 * w7[j])
+                to[j] += low + high
+            k += 8
+        while k < n:
+            for j in range(w.shape[1]):
+                to[j] += x[r, k] * w[k, j]
+            k += 1
+
+
+@numba.njit(error_model="numpy")
+def _gather(x: Any, y: Any, d: Any) -> None:
+    n_rows, n = x.shape
+    for i in range(n):
+        to = d[i]
+        r = 0
+        while r + 8 <= n_rows:
+            x0, x1, x2, x3 = x[r, i], x[r + 1, i], x[r + 2, i], x[r + 3, i]
+            x4, x5, x6, x7 = x[r + 4, i], x[r + 5, i], x[r + 6, i], x[r + 7, i]
+            y0, y1, y2, y3 = y[r], y[r + 1], y[r + 2], y[r + 3]
+            y4, y5, y6, y7 = y[r + 4], y[r + 5], y[r + 6], y[r + 7]
+            for j in range(y.shape[1]):
+                low = (x0 * y0[j] + x1 * y1[j]) + (x2 * y2[j] + x3 * y3[j])
+                high = (x4 * y4[j] + x5 * y5[j]) + (x6 * y6[j] + x7 * y7[j])
+                to[j] += low + high
+            r += 8
+        while r < n_rows:
+            for j in range(y.shape[1]):
+                to[j] += x[r, i] * y[r, j]
+            r += 1
+
+
+@numba.njit(error_model="numpy")
+def _backward_dense(
+    w: Any, h: Any, start: Any, slope: Any, v: Any, d: Any, carry: Any, rows: Any
+) -> None:
+    n_time, _, width = v.shape
+    lo, hi = rows
+    p, q = slope[0], slope[1]
+    total, stretch = d[0], d[1]
+    d[:] = 0
+    carry[lo:hi] = 0
+    for t in range(n_time - 1, -1, -1):
+        for r in range(lo, hi):
+            vt, ht, reached = v[t, r], h[t, r], carry[r]
+            for i in range(width):
+                x = ht[i]
+                vt[i] = (p + q * x - x * x) * (vt[i] + reached[i])
+        if t > 0:
+            _multiply(v[t, lo:hi], w, carry[lo:hi])
+            _gather(v[t, lo:hi], h[t - 1, lo:hi], stretch)
+        else:
+            _gather(v[t, lo:hi], start[lo:hi], stretch)
+        if t % _STRETCH == 0:
+            for i in range(width):
+                for j in range(width):
+                    total[i, j] += stretch[i, j]
+                    stretch[i, j] = 0
+
+
 @numba.njit
 def _count_bytes(buffer: Any, n_axes: Any, kind: Any) -> Any:
     n_bytes = numba.carray(pointer(_data(buffer)), 1, kind).itemsize
@@ -285,13 +361,29 @@ def _adjoint_through_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> Non
     _backward_through(w, h, h0, slope, v, d, _share(v.shape[1], part, n_parts, _UNIT))
 
 
+@numba.njit(error_model="numpy")
+def _adjoint_dense_part(frame: Any, kind: Any, part: Any, n_parts: Any) -> None:
+    weights, states, start = _argument(frame, 0), _argument(frame, 1), _argument(frame, 2)
+    cotangents, sums, room = _result(frame, 0), _result(frame, 1), _result(frame, 2)
+    w = numba.carray(pointer(_data(weights)), _matrix_shape(weights), kind)
+    h = numba.carray(pointer(_data(states)), _cube_shape(states), kind)
+    h0 = numba.carray(pointer(_data(start)), _matrix_shape(start), kind)
+    slope = numba.carray(pointer(_data(_argument(frame, 3))), 2, kind)
+    v = numba.carray(pointer(_data(cotangents)), _cube_shape(cotangents), kind)
+    width = _extent(weights, 0)
+    d = numba.carray(pointer(_data(sums)), (n_parts, 2, width, width), kind)
+    carry = numba.carray(pointer(_data(room)), _matrix_shape(room), kind)
+    rows = _share(v.shape[1], part, n_parts, 1)
+    _backward_dense(w, h, h0, slope, v, d[part], carry, rows)
+
+
 def compile_kernel(name: str, dtype: str) -> Any:
     """Returns the machine code of one loop for one type, an object with an `address`.
 
     Args:
         name: `"solve"` (a, u -> h), `"solve_reverse"` (a, g -> v), `"adjoint"`
-            (a, h, g -> v, d), `"adjoint_through"` (w, h, start, slope, g -> v, d) or `"n_threads"`; v is
-            written where g was read.
+            (a, h, g -> v, d), `"adjoint_through"` and `"adjoint_dense"` (w, h, start, slope, g -> v, d) or
+            `"n_threads"`; v is written where g was read.
         dtype: name of a real or complex floating type of NumPy; int32 for `n_threads`.
     """
     kind = np.dtype(dtype).type
@@ -300,6 +392,7 @@ def compile_kernel(name: str, dtype: str) -> Any:
         "solve_reverse": _solve_reverse,
         "adjoint": _adjoint,
         "adjoint_through": _adjoint_through,
+        "adjoint_dense": _adjoint_dense,
         "n_threads": _n_threads,
     }
     return kernels[name](kind, STAMP)
@@ -317,6 +410,7 @@ _run_solve = share(_solve_part)
 _run_solve_reverse = share(_solve_reverse_part)
 _run_adjoint = share(_adjoint_part)
 _run_adjoint_through = share(_adjoint_through_part)
+_run_adjoint_dense = share(_adjoint_dense_part)
 
 
 def _solve(kind: Any, stamp: Any) -> Any:
@@ -366,6 +460,16 @@ def _adjoint_through(kind: Any, stamp: Any) -> Any:
         return 0
 
     return _machine_code(adjoint_through)
+
+
+def _adjoint_dense(kind: Any, stamp: Any) -> Any:
+    def adjoint_dense(frame: Any) -> Any:
+        if _executes(frame, stamp):
+            # As many parts as the caller asked sums for.
+            _run_adjoint_dense(frame, kind, _extent(_result(frame, 1), 0))
+        return 0
+
+    return _machine_code(adjoint_dense)
 
 
 def _n_threads(kind: Any, stamp: Any) -> Any:

@@ -7,7 +7,7 @@ every caller can override it.
 |---|---|---|
 | `scan` | `lax.scan`, differentiated by JAX | reference |
 | `sequential` | `lax.scan` with a hand-written tangent and transpose | CPU, gradients |
-| `compiled` | machine code, one pass back (diagonal; needs numba) | CPU, long |
+| `compiled` | machine code, one pass back (diagonal, Elman; needs numba) | CPU, long |
 | `associative` | parallel prefix (linear recurrences) | GPU |
 | `newton` | Newton's method on the whole sequence (nonlinear diagonal) | GPU, long sequences |
 
@@ -39,6 +39,7 @@ from recollect.models._compiled import (
     REAL_DTYPES,
     is_available,
     solve_diagonal,
+    tangent_of_dense,
     tangent_of_diagonal,
 )
 from recollect.models._namespace import namespace
@@ -47,6 +48,7 @@ from recollect.models._primitive import bind, define_primitive, map_through, var
 _FORMS = {
     "linear": ("scan", "sequential", "associative", "compiled"),
     "dense": ("scan", "sequential"),
+    "elman": ("scan", "sequential", "compiled"),
     "diagonal": ("scan", "sequential", "newton", "compiled"),
 }
 # A slope of zero would divide by zero in the second derivative; 1e-15 is below float64 rounding.
@@ -54,28 +56,46 @@ _SMALLEST_SLOPE = 1e-15
 _PARALLEL_FROM = 2048
 # Below, compiling the loop (a second, once per installation) and loading it cost more than they save.
 _COMPILED_FROM = 512
+# Of dense networks: with fewer states side by side XLA's loop is as fast, and above that width the
+# blocked matrix products of XLA gain more than one pass saves.
+_COMPILED_FROM_LANES, _COMPILED_TO_WIDTH = 1024, 256
 
 
-def choose_form(kind: str, n_time: int, *, platform: str | None = None) -> str:
+def choose_form(
+    kind: str,
+    n_time: int,
+    *,
+    width: int | None = None,
+    n_rows: int | None = None,
+    platform: str | None = None,
+) -> str:
     """Returns the form a recurrence runs in when none is asked for.
 
     Args:
-        kind: `"linear"` (diagonal, constant or selective), `"dense"` (linear or nonlinear) or
-            `"diagonal"` (nonlinear diagonal).
+        kind: `"linear"` (diagonal, constant or selective), `"dense"` (linear or nonlinear),
+            `"elman"` (dense, tanh or sigmoid, without leak and gain) or `"diagonal"` (nonlinear
+            diagonal).
         n_time: number of samples.
+        width: number of states; only for `"elman"`, where omitted sizes count as suitable.
+        n_rows: number of signals side by side, as far as the shape of the drive shows them (under
+            `vmap` it does not).
         platform: `"cpu"`, `"gpu"` or `"tpu"`; that of JAX's default device if omitted.
 
     Returns:
-        The name of the form. On a CPU the sequential one, or for a long diagonal recurrence the
-        compiled one (if its numbers and its activation are known to it) where numba is installed (`pip install recollect[fast]`); on an
-        accelerator the parallel ones where a sequence is long enough to fill it.
+        The name of the form. On a CPU the sequential one, or for a long diagonal recurrence, and a
+        dense one of middling width with a batch, the compiled one (if its numbers and its activation
+        are known to it) where numba is installed (`pip install recollect[fast]`); on an accelerator
+        the parallel ones where a sequence is long enough to fill it.
     """
     require_choice("kind", kind, _FORMS)
     require_count("n_time", n_time)
     platform = jax.default_backend() if platform is None else platform
     if platform == "cpu":
-        is_long = kind != "dense" and n_time >= _COMPILED_FROM
-        return "compiled" if is_long and is_available() else "sequential"
+        pays = kind != "dense" and n_time >= _COMPILED_FROM
+        if kind == "elman" and width is not None:
+            pays &= width <= _COMPILED_TO_WIDTH
+            pays &= n_rows is None or n_rows * width >= _COMPILED_FROM_LANES
+        return "compiled" if pays and is_available() else "sequential"
     if kind == "linear":
         return "associative"
     return "newton" if kind == "diagonal" and n_time >= _PARALLEL_FROM else "sequential"
@@ -178,12 +198,21 @@ def nonlinear_dense_states(
         activation: name of σ.
         leak: 0 for an Elman network, 1 for a residual one.
         gain: 1 for an Elman network, dt for a residual one.
-        form: `"scan"` or `"sequential"`; `choose_form` decides if omitted.
+        form: `"scan"`, `"sequential"` or `"compiled"`; `choose_form` decides if omitted.
 
     Returns:
         States after every sample, shape of `drive`; float64 on the host for host arrays.
+
+    Raises:
+        ValueError: if there is no sample, the form has another name, or it is the compiled one
+            where it cannot run (no numba, not a CPU, an activation other than tanh and sigmoid, a
+            leak or a gain, numbers that are complex or of 16 bits).
     """
-    form = _form("dense", form, drive)
+    is_elman = not (is_tracer(leak) or is_tracer(gain)) and (leak, gain) == (0.0, 1.0)
+    if is_elman and activation in CURVED:
+        form = _compiled_form("elman", form, REAL_DTYPES, drive, weights, *_given(initial))
+    else:
+        form = _form("dense", form, drive)
     if is_tracer(leak) or is_tracer(gain):
         return _plain_dense(
             activation, leak, gain, *_same_type(weights, drive, _start(initial, drive))
@@ -264,7 +293,7 @@ def _form(kind: str, form: str | None, drive: Any) -> str:
     if len(shape) < 2 or shape[0] == 0:
         raise invalid("drive", "at least one sample, shape (time, ..., width)", f"shape {shape}")
     if form is None:
-        return choose_form(kind, shape[0])
+        return choose_form(kind, shape[0], width=shape[-1], n_rows=math.prod(shape[1:-1]))
     return require_choice("form", form, _FORMS[kind])
 
 
@@ -612,7 +641,7 @@ def _nonlinear_dense(option: Any, weights: Any, drive: Any, initial: Any) -> Any
     activation, leak, gain, form = option
     if form == "scan":
         return _plain_dense(activation, leak, gain, weights, drive, initial)
-    return _tangent_dense(activation, leak, gain, weights, drive, initial)
+    return _tangent_dense(activation, leak, gain, form, weights, drive, initial)
 
 
 def _plain_dense(
@@ -625,19 +654,21 @@ def _plain_dense(
     return recur(step, jnp.broadcast_to(initial, drive.shape[1:]), drive)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
 def _tangent_dense(
-    activation: str, leak: float, gain: float, weights: Any, drive: Any, initial: Any
+    activation: str, leak: float, gain: float, form: str, weights: Any, drive: Any, initial: Any
 ) -> Any:
     return _plain_dense(activation, leak, gain, weights, drive, initial)
 
 
 @_tangent_dense.defjvp
 def _tangent_dense_jvp(
-    activation: str, leak: float, gain: float, primals: Any, tangents: Any
+    activation: str, leak: float, gain: float, form: str, primals: Any, tangents: Any
 ) -> Any:
     weights, drive, initial = primals
-    states = _tangent_dense(activation, leak, gain, weights, drive, initial)
+    states = _tangent_dense(activation, leak, gain, form, weights, drive, initial)
+    if form == "compiled":
+        return states, tangent_of_dense(activation, (weights, states, initial), tangents)
     earlier = _earlier(states, initial)
     d_weights, d_drive, d_initial = tangents
     b = _map_earlier(d_weights, states, initial) + d_drive

@@ -34,6 +34,8 @@ for dtype in ("float32", "float64", "complex64"):
         runs = [(models.linear_diagonal_states, a), (models.linear_diagonal_states, a + 0 * u[:, 0])]
         if dtype != "complex64":
             runs.append((models.nonlinear_diagonal_states, a))
+            W = jnp.asarray(rng.standard_normal((67, 67)) / 9, dtype)
+            runs.append((models.nonlinear_dense_states, W))
         for run, w in runs:
             loss = lambda w, u: jnp.sum(jnp.abs(run(w, u, form="compiled")) ** 2)
             h = jax.jit(lambda w, u: run(w, u, form="compiled"))(w, u)

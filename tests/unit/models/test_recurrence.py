@@ -225,7 +225,7 @@ def test_forms_are_chosen_visibly_and_refused_by_name():
     assert models.choose_form("linear", 1000, platform="gpu") == "associative"
     assert models.choose_form("diagonal", 100_000, platform="gpu") == "newton"
     assert models.choose_form("dense", 100_000, platform="gpu") == "sequential"
-    with pytest.raises(ValueError, match="form: expected one of scan, sequential, got 'newton'"):
+    with pytest.raises(ValueError, match="one of scan, sequential, compiled, got 'newton'"):
         models.nonlinear_dense_states(MATRIX, DRIVE, START, form="newton")
     with pytest.raises(ValueError, match="drive: expected at least one sample"):
         models.linear_diagonal_states(VECTOR, DRIVE[:0], START)

@@ -20,6 +20,7 @@ from recollect.models import _compiled
 pytestmark = pytest.mark.peers
 states = models.linear_diagonal_states
 through = models.nonlinear_diagonal_states
+dense = models.nonlinear_dense_states
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,27 @@ def test_values_and_derivatives_under_every_transform(
 ):
     arrays = _case(name, dtype)
     run = states if activation is None else functools.partial(through, activation=activation)
+    _compare_everything(arrays, run)
+
+
+def _dense_case(name: str, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    _, drive, initial = _case(name, dtype)
+    width = drive.shape[-1]
+    weights = np.random.default_rng(4).standard_normal((width, width)) / np.sqrt(width)
+    return weights.astype(dtype), drive, initial
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [("constant", "tanh"), ("one sample", "sigmoid"), ("no batch", "tanh")],
+)
+def test_dense_values_and_derivatives_under_every_transform(name: str, activation: str):
+    _compare_everything(
+        _dense_case(name, "float64"), functools.partial(dense, activation=activation)
+    )
+
+
+def _compare_everything(arrays: Any, run: Any) -> None:
     with jax.enable_x64(True):
         ours, plain = (_everything(form, arrays, run) for form in ("compiled", "scan"))
     for key, expected in plain.items():
@@ -133,6 +155,41 @@ def test_values_and_gradients_of_every_type(name: str, dtype: str):
             np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(1.0, np.abs(y).max()))
 
 
+@pytest.mark.parametrize("dtype", _compiled.REAL_DTYPES)
+@pytest.mark.parametrize("name", ["one sample", "no batch", "wide"])
+def test_dense_values_and_gradients_of_every_type(name: str, dtype: str):
+    arrays = _dense_case(name, dtype)
+    rtol = 1e-12 if dtype == "float64" else 2e-5
+
+    def found(form: str, activation: str) -> Any:
+        def loss(*x: Any) -> Any:
+            return jnp.sum(dense(*x, form=form, activation=activation) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(*arrays)
+
+    for activation in ("tanh", "sigmoid"):
+        with jax.enable_x64(True):
+            ours, plain = (
+                jax.tree.leaves(found(form, activation)) for form in ("compiled", "scan")
+            )
+        for x, y in zip(ours, plain, strict=True):
+            assert x.dtype == y.dtype
+            np.testing.assert_allclose(x, y, rtol=0, atol=rtol * max(1.0, np.abs(y).max()))
+
+
+def test_the_gradient_of_a_mapped_dense_network_is_one_compiled_call():
+    weights, drive, _ = _dense_case("constant", "float32")
+
+    def loss(w: Any) -> Any:
+        one = lambda u: jnp.sum(dense(w, u, form="compiled") ** 2)  # noqa: E731
+        return jnp.sum(jax.vmap(one, in_axes=1)(drive))
+
+    program = str(jax.make_jaxpr(jax.grad(loss))(weights))
+    assert program.count("recollect_adjoint_dense") == 1
+    whole = jax.grad(lambda w: jnp.sum(dense(w, drive, form="scan") ** 2))(weights)
+    np.testing.assert_allclose(jax.grad(loss)(weights), whole, rtol=2e-5)
+
+
 def test_sums_over_long_sequences_lose_no_digits():
     rng = np.random.default_rng(0)
     a, u = rng.uniform(0.5, 0.99, 3), rng.standard_normal((50_000, 3))
@@ -143,11 +200,11 @@ def test_sums_over_long_sequences_lose_no_digits():
     np.testing.assert_allclose(single, double, rtol=2e-6)
 
 
-@pytest.mark.parametrize("run", [states, through], ids=["linear", "tanh"])
+@pytest.mark.parametrize("run", [states, through, dense], ids=["linear", "tanh", "dense"])
 @pytest.mark.parametrize("place", ["multipliers", "drive", "cotangent", "first cotangent"])
 def test_no_invalid_number_is_lost(place: str, run: Any):
     value = np.nan
-    a, u, _ = _case("constant", "float32")
+    a, u, _ = (_dense_case if run is dense else _case)("constant", "float32")
     g = np.ones_like(u)
     {
         "multipliers": lambda: a.__setitem__(2, value),
@@ -226,7 +283,12 @@ def loss(form, map_shards, run=models.linear_diagonal_states):
         states = jax.shard_map(states, mesh=mesh, in_specs=(P(), P(None, "b")), out_specs=P(None, "b"))
     return lambda a, u: jnp.sum(states(a, u) ** 2)
 
-for run in (models.linear_diagonal_states, models.nonlinear_diagonal_states):
+W = np.float32([[0.9, 0.1, 0.0], [0.2, 0.5, -0.3], [-0.4, 0.1, 0.2]])
+for run, a in (
+    (models.linear_diagonal_states, a),
+    (models.nonlinear_diagonal_states, a),
+    (models.nonlinear_dense_states, W),
+):
     plain = jax.grad(loss("scan", False, run), (0, 1))(a, u)
     for map_shards in (True, False):
         found = jax.jit(jax.grad(loss("compiled", map_shards, run), (0, 1)))
@@ -258,6 +320,9 @@ def test_it_is_chosen_where_it_pays_and_refused_by_name():
         states(half[0], half, form="compiled")
     assert models.choose_form("diagonal", 1000, platform="cpu") == "compiled"
     assert models.choose_form("dense", 1000, platform="cpu") == "sequential"
+    elman = functools.partial(models.choose_form, "elman", platform="cpu")
+    assert elman(1000) == elman(1000, width=64, n_rows=16) == "compiled"
+    assert elman(100) == elman(1000, width=64, n_rows=1) == elman(1000, width=300) == "sequential"
     long = np.ones((600, 3))
     assert through(long[0], long, activation="relu").shape == long.shape
     with pytest.raises(ValueError, match="form: expected another than 'compiled' for relu"):
@@ -266,6 +331,11 @@ def test_it_is_chosen_where_it_pays_and_refused_by_name():
         through(jnp.ones(3, "complex64"), jnp.ones((5, 3)), form="compiled")
     with pytest.raises(ValueError, match="form: expected one of scan, sequential, got 'compiled'"):
         models.linear_dense_states(np.ones((3, 3)), long, form="compiled")
+    for options in ({"activation": "relu"}, {"leak": 1.0}, {"gain": 0.5}):
+        with pytest.raises(ValueError, match="expected one of scan, sequential, got 'compiled'"):
+            dense(np.eye(3), long, form="compiled", **options)
+    with pytest.raises(ValueError, match="form: expected another than 'compiled' for complex64"):
+        dense(jnp.eye(3, dtype="complex64"), long, form="compiled")
     with pytest.raises(ValueError, match="at least one sample"):
         states(np.ones(3), np.ones((0, 3)), form="compiled")
     with pytest.raises(ValueError, match="broadcast"):
