@@ -181,7 +181,7 @@ def build_study(*, quick: bool) -> Study:
             width=[4, 16] if quick else [4, 8, 16, 64],
             setting=names,
             n_epochs=[200 if quick else 1000],
-            n_radii=[8 if quick else len(_RADII)],
+            n_radii=[9 if quick else len(_RADII)],
             n_steps=[6 if quick else 20],
             n_paths=[640 if quick else 12_800],
         ),
@@ -190,7 +190,21 @@ def build_study(*, quick: bool) -> Study:
         figure="2, 4, 7, 8 and 12, as published",
         paper="B",
         claims=(
-            *(_claim(name) for name in names),
+            # A few hundred steps are not the published training: there the start decides.
+            *(_claim(name) for name in names if not quick),
+            Claim(
+                "tanh: the curves of polynomial memory move left of those of exponential memory, learnt from "
+                "the same starts (growth of the radius with the width, one over the other).",
+                lambda r: (
+                    growth(r, "radius", setting="tanh")
+                    / growth(r, "radius", setting="tanh, exponential memory")
+                ),
+                expected=SETTLED,
+                tolerance=0.0,
+                reason="as in the entries on longer paths: a quarter is the search's own scatter",
+                relation="at_most",
+                refuted=_NO_LONG_MEMORY,
+            ),
             Claim(
                 "Training works: what is missed of a kernel within the trained length (largest misfit).",
                 lambda r: float(r.misfit_trained.where(r.setting != "tanh, attention").max()),
@@ -211,10 +225,11 @@ def build_study(*, quick: bool) -> Study:
     )
 
 
-_REFUTED = {
-    "tanh": "a path of 10 cannot see a rate below 1/10: descent leaves a unit near zero at every width, "
-    "for the exponential memory too, and wider networks share their amplitude among more units",
-}
+_NO_LONG_MEMORY = (
+    "a path of 10 cannot see a rate below 1/10, so nothing tells the two apart: descent leaves a unit near "
+    "rate zero for either memory, and the start decides how far the weights may move"
+)
+_REFUTED = {"tanh": _NO_LONG_MEMORY}
 
 
 def _claim(name: str) -> Claim:
