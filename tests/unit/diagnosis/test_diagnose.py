@@ -34,6 +34,18 @@ def diagnosis():
 
 
 @pytest.fixture(scope="module")
+def page(diagnosis):
+    return diagnosis_page(diagnosis)
+
+
+@pytest.fixture(scope="module")
+def written(diagnosis, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "report"
+    write_diagnosis(diagnosis, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def table(tmp_path_factory):
     x, y = two_modes(1200, seed=1)
     path = tmp_path_factory.mktemp("data") / "plant.csv"
@@ -108,8 +120,8 @@ class Page(HTMLParser):
                 self.links.append(value)
 
 
-def test_the_page_stands_alone(diagnosis):
-    text = diagnosis_page(diagnosis)
+def test_the_page_stands_alone(page):
+    text = page
     page = Page(text)
     assert page.tags.count("svg") == 5
     assert "script" not in page.tags
@@ -123,8 +135,8 @@ def test_the_page_stands_alone(diagnosis):
     assert "@media print" in text
 
 
-def test_equal_data_give_an_equal_page(diagnosis):
-    assert diagnosis_page(diagnosis) == diagnosis_page(diagnosis)
+def test_equal_data_give_an_equal_page(diagnosis, page):
+    assert diagnosis_page(diagnosis) == page
 
 
 def test_results_are_written_whole_and_replaced_only_by_force(diagnosis, tmp_path, monkeypatch):
@@ -149,17 +161,15 @@ def test_results_are_written_whole_and_replaced_only_by_force(diagnosis, tmp_pat
     assert [p.name for p in target.parent.iterdir()] == ["report"]
 
 
-def test_the_written_network_is_the_network(diagnosis, tmp_path):
-    write_diagnosis(diagnosis, tmp_path / "report")
-    network = recollect.load(tmp_path / "report" / "model")
+def test_the_written_network_is_the_network(diagnosis, written):
+    network = recollect.load(written / "model")
     inputs = diagnosis.measurements.inputs[:200]
     expected = np.asarray(diagnosis.network(inputs, dt=1.0))
     np.testing.assert_allclose(np.asarray(network(inputs, dt=1.0)), expected, rtol=1e-12)
 
 
-def test_the_documented_loader_needs_only_numpy(diagnosis, tmp_path, monkeypatch):
-    write_diagnosis(diagnosis, tmp_path / "report")
-    monkeypatch.chdir(tmp_path / "report")
+def test_the_documented_loader_needs_only_numpy(diagnosis, written, monkeypatch):
+    monkeypatch.chdir(written)
     page = (Path(__file__).parents[3] / "docs" / "formats.md").read_text("utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.S).group(1)
     assert len(code.strip().splitlines()) <= 20
@@ -175,7 +185,7 @@ def test_the_documented_loader_needs_only_numpy(diagnosis, tmp_path, monkeypatch
     [
         ["(1+t)**-1.5", "--width", "4", "--norm", "l1"],
         ["exp(-t)+exp(-(t-4)**2/2)", "--error", "0.1", "--norm", "l2"],
-        ["t*exp(-t)", "--width", "2", "--norm", "linf"],
+        pytest.param(["t*exp(-t)", "--width", "2", "--norm", "linf"], marks=pytest.mark.slow),
     ],
 )
 def test_fit_on_the_command_line(arguments, capsys):

@@ -77,7 +77,7 @@ def test_the_gradient_of_the_rate_passes_through_the_read_in():
     model = network(readin="normalised", reparam=models.Exponential())
     with jax.enable_x64(True):
         slope = jax.grad(lambda v: jax.numpy.sum(_moved(model, v).kernel(jax.numpy.array([0.7]))))
-        found = np.asarray(slope(jax.numpy.asarray(model.weights)))
+        found = np.asarray(jax.jit(slope)(jax.numpy.asarray(model.weights)))
     h = 1e-6
     for i in range(3):
         step = h * np.eye(3)[i]

@@ -146,7 +146,7 @@ def test_units_not_yet_read_change_nothing_and_can_grow(record, kernel):
     def loss(model):
         return ((model(centred, dt=DT) - (record[1] - wide.output_offset)) ** 2).mean()
 
-    gradient = jax.grad(loss)(jax.tree.map(jax.numpy.asarray, wide.model))
+    gradient = jax.jit(jax.grad(loss))(jax.tree.map(jax.numpy.asarray, wide.model))
     assert (np.abs(np.asarray(gradient.C))[:, 3:] > 0).all()
     again = training.warm_start(
         models.ElmanRNN, *record[:2], dt=DT, kernel=kernel, width=3, n_units=8, key=1
