@@ -90,7 +90,7 @@ def descend(
 
 def normal_root(jacobian: np.ndarray, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (R, Jᵀr) of a Jacobian and its residual, as `descend` wants them."""
-    root = scipy.linalg.qr(jacobian, mode="r", check_finite=False)[0]
+    root: Any = scipy.linalg.qr(jacobian, mode="r", check_finite=False)[0]
     return root[: jacobian.shape[1]], jacobian.T @ residual
 
 

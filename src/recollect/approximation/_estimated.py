@@ -6,13 +6,18 @@ import dataclasses
 
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 
 from recollect._core._check import invalid, require_count
+from recollect._core._least_squares import Point, descend, moved_columns, normal_root
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
-from recollect.approximation._l2 import Sections, refine_sections, sections_of
+from recollect.approximation._l2 import (
+    Sections,
+    refine_sections,
+    section_averages,
+    sections_of,
+)
 from recollect.approximation._state_space import propagate, takenaka_malmquist
 from recollect.memory import KernelEstimate
 from recollect.models import LinearRNN
@@ -172,31 +177,54 @@ class _Design:
         # Slower than the window seen, or faster than two steps, is invention.
         self.log_bounds = (-np.log(self.edges[-1]), np.log(2 / estimate.dt))
 
-    def solve(self, rates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the best amplitudes (width, in) at these rates, and the residual."""
+    def columns(self, rates: np.ndarray) -> np.ndarray:
+        """Returns what the data show of orthonormal states with these rates, (row, in * width)."""
         A, b = takenaka_malmquist(rates)
         path = propagate(A, b, self.edges)
         basis = np.linalg.solve(A, np.diff(path, axis=0).T).T / np.diff(self.edges)[:, None]
-        columns = np.einsum("qpi,pm->qim", self.by_input, basis).reshape(len(self.root), -1)
-        amplitudes = np.linalg.lstsq(columns, self.target, rcond=1e-12)[0]
-        return amplitudes.reshape(self.n_inputs, -1).T, self.target - columns @ amplitudes
+        return np.einsum("qpi,pm->qim", self.by_input, basis).reshape(len(self.root), -1)
+
+    def amplitudes(self, columns: np.ndarray) -> np.ndarray:
+        """Returns the best amplitudes, shape (in * width,)."""
+        return np.linalg.lstsq(columns, self.target, rcond=1e-12)[0]
 
     def refine(self, start: Sections) -> tuple[Sections, float]:
         """Returns the local maximum of the likelihood reached from `start`, and its cost."""
         low, high = self.log_bounds
-        k = len(start.log_rates)
-        n_pairs = len(start.log_pairs)
+        k, n_pairs = len(start.log_rates), len(start.log_pairs)
         lows = np.concatenate([np.full(k, low), np.tile([low - 1, 2 * low], n_pairs)])
         highs = np.concatenate([np.full(k, high), np.tile([high + 1, 2 * high], n_pairs)])
-        vector = np.clip(start.vector, lows + 1e-6, highs - 1e-6)
-        result = scipy.optimize.least_squares(
-            lambda v: self.solve(self.rates(start.moved(v)))[1],
-            vector,
+
+        def evaluate(vector: np.ndarray) -> Point:
+            columns = self.columns(self.rates(start.moved(vector)))
+            residual = self.target - columns @ self.amplitudes(columns)
+            return Point(vector, float(residual @ residual), (columns, residual))
+
+        def linearise(at: Point) -> tuple[np.ndarray, np.ndarray]:
+            columns, residual = at.solution
+            return normal_root(self.jacobian(start.moved(at.vector), columns), residual)
+
+        end, _ = descend(
+            evaluate(np.clip(start.vector, lows + 1e-6, highs - 1e-6)),
+            evaluate,
+            linearise,
+            longest_step=1.5,
+            n_steps=60,
+            rtol=1e-8,
+            patience=2,
             bounds=(lows, highs),
-            max_nfev=60,
-            xtol=1e-6,
         )
-        return start.moved(result.x), 2 * float(result.cost)
+        return start.moved(end.vector), end.cost
+
+    def jacobian(self, sections: Sections, columns: np.ndarray) -> np.ndarray:
+        """Returns the slope of the residual in the parameters of the sections (Kaufman's)."""
+        basis, slopes = section_averages(sections, self.edges, np.exp(self.log_bounds[0]))
+        seen = np.einsum("qpi,pm->qim", self.by_input, basis).reshape(len(self.root), -1)
+        found = self.amplitudes(seen).reshape(self.n_inputs, -1).T
+        moves = moved_columns(slopes, found, len(sections.log_rates))
+        moves = self.root @ moves.reshape(self.root.shape[1], -1)
+        q = np.linalg.qr(columns)[0]
+        return -(moves - q @ (q.T @ moves))
 
     def inside(self, rates: np.ndarray) -> np.ndarray:
         """Returns rates moved inside the window: forgetting within it, slower than a step."""
@@ -221,7 +249,7 @@ class _Design:
     def network(self, rates: np.ndarray) -> LinearRNN:
         """Returns the network: input-normal for one input, output-normal for several."""
         A, b = takenaka_malmquist(rates)
-        amplitudes, _ = self.solve(rates)
+        amplitudes = self.amplitudes(self.columns(rates)).reshape(self.n_inputs, -1).T
         if self.n_inputs == 1:
             return LinearRNN(A, b[:, None], amplitudes.T)
         return LinearRNN(A.T, amplitudes, b[None, :])

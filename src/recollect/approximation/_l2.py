@@ -144,6 +144,47 @@ def section_basis(
     return matrix, np.concatenate([-(t * w) * single, in_log], axis=1)
 
 
+def section_averages(
+    sections: Sections, edges: np.ndarray, shift: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the means of the sections' basis times e^{-shift t} over bins, and their derivatives.
+
+    A section's pair of functions (u, v) obeys (u, v)' = M (u, v), so that its integral is
+    M⁻¹ times its change: M = [[-h, √b], [(a²/4 - b)/√b, -h]] with h = shift + a/2.
+
+    Returns:
+        The means, shape (bin, width), and their derivatives as `section_basis` lists them.
+    """
+    path, path_slopes = section_basis(sections, edges, np.exp(-shift * edges))
+    assert path_slopes is not None
+    k, n_pairs = len(sections.log_rates), len(sections.log_pairs)
+    bins = np.diff(edges)[:, None]
+    change, moved = np.diff(path, axis=0), np.diff(path_slopes, axis=0)
+    w = np.exp(sections.log_rates)
+    single = -change[:, :k] / (w + shift)
+    by_rate = -(moved[:, :k] + single * w) / (w + shift)
+    if not n_pairs:
+        return single / bins, by_rate / bins
+    a, b = np.exp(sections.log_pairs).T
+    half, root = shift + a / 2, np.sqrt(b)
+    determinant = shift * (shift + a) + b
+    # -M⁻¹ times the determinant, and how it and the determinant move with log a and log b.
+    adjoint = np.array([[half, root], [(a * a / 4 - b) / root, half]])
+    nothing = np.zeros(n_pairs)
+    in_a = np.array([[a / 2, nothing], [a * a / 2 / root, a / 2]])
+    in_b = np.array([[nothing, root / 2], [-(a * a / 4 + b) / (2 * root), nothing]])
+    pairs = change[:, k:].reshape(-1, n_pairs, 2)
+    means = -np.einsum("ijp,npj->npi", adjoint, pairs) / determinant[:, None]
+    slopes = -np.einsum("ijp,npvj->npvi", adjoint, moved[:, k:].reshape(-1, n_pairs, 2, 2))
+    slopes -= np.einsum("vijp,npj->npvi", np.array([in_a, in_b]), pairs)
+    slopes -= means[:, :, None] * np.stack([shift * a, b], axis=1)[:, :, None]
+    slopes /= determinant[:, None, None]
+    return (
+        np.concatenate([single, means.reshape(len(bins), -1)], axis=1) / bins,
+        np.concatenate([by_rate, slopes.reshape(len(bins), -1)], axis=1) / bins,
+    )
+
+
 # d/dz of sinh(√z)/√z = Σ_k k z^(k-1)/(2k+1)!
 _SERIES = [k / math.factorial(2 * k + 1) for k in range(1, 10)]
 

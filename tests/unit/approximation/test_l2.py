@@ -9,6 +9,7 @@ from recollect.approximation._l2 import (
     Sections,
     project,
     refine_sections,
+    section_averages,
     section_basis,
     section_modes,
     sections_of,
@@ -100,3 +101,25 @@ def test_a_repeated_rate_is_no_special_case():
     assert found.cost < 1e-20
     fitted = sum_of_sections(found.sections, found.amplitudes, np.array([0.0, 1.0, 3.0]))
     assert fitted[:, 0] == pytest.approx([0, np.exp(-1), 3 * np.exp(-3)], abs=1e-9)
+
+
+@pytest.mark.parametrize("gap", [0.6, 0.0, -1.3])
+def test_bin_means_and_their_slopes(gap):
+    # The second section's rates are real, repeated or a pair.
+    sections = Sections(np.array([-0.3]), np.log([[2.0, 1.0 - gap], [1.0, 3.0]]))
+    edges, shift = np.concatenate([[0.0], np.geomspace(0.1, 20.0, 12)]), 0.05
+    means, slopes = section_averages(sections, edges, shift)
+    x, w = np.polynomial.legendre.leggauss(60)
+    for i in range(len(edges) - 1):
+        half = (edges[i + 1] - edges[i]) / 2
+        t = edges[i] + half * (1 + x)
+        values, _ = section_basis(sections, t, np.exp(-shift * t), derivatives=False)
+        np.testing.assert_allclose(means[i], w @ values / 2, atol=1e-13)
+    step = 1e-6
+    for i, columns in enumerate(([0], [1, 2], [1, 2], [3, 4], [3, 4])):
+        move = step * np.eye(5)[i]
+        up, _ = section_averages(sections.moved(sections.vector + move), edges, shift)
+        down, _ = section_averages(sections.moved(sections.vector - move), edges, shift)
+        at = [0] if i == 0 else [2 * i - 1, 2 * i]
+        expected = (up - down)[:, columns] / (2 * step)
+        np.testing.assert_allclose(slopes[:, at], expected, atol=1e-8)
