@@ -54,7 +54,7 @@ def test_an_exponential_memory_has_no_curse():
     assert max(widths) <= min(widths) + 1
 
 
-@pytest.mark.parametrize("exponent", [2.0, 1.5, 1.25])
+@pytest.mark.parametrize("exponent", [2.0, pytest.param(1.5, marks=pytest.mark.slow), 1.25])
 def test_no_fit_beats_the_hankel_bound(exponent):
     kernel = targets.PowerLaw(exponent=exponent)
     amplitudes, rates = power_law_sum(exponent, rtol=1e-10)

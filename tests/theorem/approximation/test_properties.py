@@ -86,7 +86,7 @@ def approximation_norm(fit, norm):
 @pytest.mark.parametrize(
     ("amplitudes", "rates"),
     [
-        ([1.0, 0.2, 0.05], [3.0, 0.5, 0.04]),
+        pytest.param([1.0, 0.2, 0.05], [3.0, 0.5, 0.04], marks=pytest.mark.slow),
         ([1.0, -0.7], [1.0, 2.0]),
         ([0.5 - 0.5j, 0.5 + 0.5j, 0.4], [0.4 + 2j, 0.4 - 2j, 0.1]),
     ],

@@ -41,7 +41,7 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize("delta", [0.5, 1e-3])
+@pytest.mark.parametrize("delta", [pytest.param(0.5, marks=pytest.mark.slow), 1e-3])
 @pytest.mark.parametrize(
     "start", ["split", *(pytest.param(s, marks=pytest.mark.slow) for s in ("idle", "split of two"))]
 )

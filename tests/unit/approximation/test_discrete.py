@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from recollect.approximation._discrete import fit_discrete, orthonormal_realisation
+from recollect._core._pole_fit import DiscretePoles, orthonormal_states
+from recollect.approximation._discrete import fit_discrete
 from recollect.models import LinearRNN
 
 
@@ -102,17 +105,24 @@ def test_several_inputs_and_outputs_share_rates_with_one_copy_each():
     assert np.abs(response(fit, 200) - values).max() < 1e-10
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+SEQUENCES = {
+    "power": (1.0 + np.arange(300)) ** -2.0,
+    "bump": np.exp(-((np.arange(120) - 12) ** 2) / 18.0),
+    "box": np.where(np.arange(80) < 10, 1.0, 0.0),
+}
+# Every sequence and every norm is in one of them.
+QUICK = {("power", "l2"), ("bump", "linf"), ("box", "l1")}
+
+
 @pytest.mark.parametrize(
-    "values",
+    ("name", "norm"),
     [
-        (1.0 + np.arange(300)) ** -2.0,
-        np.exp(-((np.arange(120) - 12) ** 2) / 18.0),
-        np.where(np.arange(80) < 10, 1.0, 0.0),
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(SEQUENCES, ("l1", "l2", "linf"))
     ],
-    ids=["power", "bump", "box"],
 )
-def test_bounds_hold_and_more_units_never_hurt(values, norm):
+def test_bounds_hold_and_more_units_never_hurt(name, norm):
+    values = SEQUENCES[name]
     before = np.inf
     for width in (1, 2, 4, 7):
         fit = fit_discrete(values, width=width, norm=norm, ends=True)
@@ -143,7 +153,7 @@ def test_real_multipliers_only_when_asked():
     "z", [[0.5], [0.999999, -0.9], [0.3, 0.3, 0.3], [0.8 + 0.5j, 0.8 - 0.5j, 0.0, 0.0]]
 )
 def test_states_are_orthonormal_even_with_repeated_multipliers(z):
-    A, b = orthonormal_realisation(z)
+    A, b = orthonormal_states(DiscretePoles.of(z))
     np.testing.assert_allclose(A @ A.T + np.outer(b, b), np.eye(len(z)), atol=1e-12)
     np.testing.assert_allclose(np.poly(A), np.real(np.poly(z)), atol=1e-12)
 

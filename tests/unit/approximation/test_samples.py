@@ -42,7 +42,7 @@ def kernel_error(fit, lags=LAGS):
     )
 
 
-@pytest.mark.parametrize("noise", [1e-2, 1e-5, 1e-8])
+@pytest.mark.parametrize("noise", [1e-2, pytest.param(1e-5, marks=pytest.mark.slow), 1e-8])
 def test_as_robust_as_the_matrix_pencil_and_as_sharp_as_least_squares(noise):
     ours, theirs = [], []
     for seed in range(8):

@@ -18,7 +18,7 @@ def system(lags):
     return np.einsum("tk,ko,ki->toi", np.exp(-np.outer(lags, RATES)), OUTPUTS, INPUTS)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("norm", ["l1", "l2", pytest.param("linf", marks=pytest.mark.slow)])
 def test_a_system_of_order_n_is_recovered_by_n_units(norm):
     fit = fit_exponential_sum(system, width=5, norm=norm)
     assert fit.width == 5
