@@ -21,7 +21,7 @@ def jacobian(network, signals):
             found.append(h @ network.signs / math.sqrt(len(w)))
         return jnp.stack(found, axis=1).ravel()
 
-    jw, ju = in_float64(jax.jacobian(outputs, argnums=(0, 1)))(network.weights, network.U)
+    jw, ju = in_float64(jax.jit(jax.jacobian(outputs, argnums=(0, 1))))(network.weights, network.U)
     return np.concatenate([jw, ju.reshape(len(jw), -1)], axis=1)
 
 
