@@ -17,7 +17,6 @@ from recollect._core._references import references
 _OUTERMOST = 1 - 1e-12
 _RANK = 1e-13
 _MOST_HANKEL = 1000
-_PATIENCE = 3
 
 
 def quadratic_form(
@@ -71,6 +70,12 @@ class DiscretePoles:
         """All coordinates, shape (width,)."""
         return np.concatenate([self.x, self.pairs.ravel()])
 
+    @property
+    def slowest(self) -> float:
+        """The largest modulus of a multiplier, zero where there is none."""
+        radii = [np.abs(np.tanh(self.x)), 1 / (1 + np.exp(-self.pairs[:, 0]))]
+        return float(np.concatenate(radii).max(initial=0.0))
+
     def moved(self, vector: np.ndarray) -> DiscretePoles:
         """Returns the poles at other coordinates."""
         k = len(self.x)
@@ -109,6 +114,7 @@ def refine_poles(
     *,
     n_iterations: int = 60,
     rtol: float = 1e-6,
+    patience: int = 3,
 ) -> tuple[DiscretePoles, int]:
     """Returns poles and steps of variable projection on `‖root K - wanted‖²`.
 
@@ -119,7 +125,7 @@ def refine_poles(
         root: shape (row, lag), or the weights (lag,) of a diagonal one.
         wanted: shape (row,) or (row, channel).
         n_iterations: at most this many steps.
-        rtol: three steps in a row that gain less than this share of the cost end the descent.
+        rtol, patience: so many steps in a row that gain less than this share of the cost end it.
     """
     weights = root[:, None] if root.ndim == 1 else None
     target = wanted.reshape(len(wanted), -1)
@@ -145,7 +151,7 @@ def refine_poles(
         n_steps=n_iterations,
         rtol=rtol,
         floor=(1e-15 * float(np.linalg.norm(target))) ** 2,
-        patience=_PATIENCE,
+        patience=patience,
     )
     return poles.moved(end.vector), n_taken
 
@@ -222,23 +228,36 @@ def fit_sequence(
     order = np.argsort(-np.abs(values))
     rank = max(1, int(np.sum(np.abs(values) > _RANK * np.abs(values[order[0]]))))
     n_poles = min(width, rank, max(1, half - 1))
-    starts = []
-    if half > 1:
-        u = vectors[:, order[:n_poles]]
-        z = np.linalg.eigvals(np.linalg.lstsq(u[:-1], u[1:], rcond=None)[0]).astype(complex)
-        outside = np.abs(z) > 1
-        z[outside] = 1 / z[outside].conj()
-        largest = 1 - 0.1 / len(sequence)
-        starts.append(z * np.minimum(1.0, largest / np.maximum(np.abs(z), 1e-300)))
-    mass = np.cumsum(np.abs(sequence))
-    length = max(2.0, float(np.searchsorted(mass, 0.95 * mass[-1]) + 1))
-    decay = (1 + math.log(n_poles + 1)) / length
-    angles = np.minimum(np.pi * (2 * np.arange(n_poles // 2) + 1) / (1.2 * length), 0.98 * np.pi)
-    upper = np.exp(-decay + 1j * angles)
-    starts.append(np.concatenate([upper, upper.conj(), [math.exp(-decay)] * (n_poles % 2)]))
+    starts = [] if half < 2 else [shifted_poles(vectors[:, order[:n_poles]], 1, len(sequence))]
+    starts.append(spread_poles(np.abs(sequence), n_poles))
     tried = []
     for i, start in enumerate(DiscretePoles.of(z) for z in starts):
         poles, _ = refine_poles(start, root, wanted, n_iterations=25, rtol=1e-4)
         cost = min(realise_poles(each, root, wanted)[1] for each in (start, poles))
         tried.append((cost, i, start))
     return min(tried)[2], rank
+
+
+def shifted_poles(vectors: np.ndarray, n_shift: int, n_lags: int) -> np.ndarray:
+    """Returns the multipliers that shift Hankel vectors by a step, all inside the unit circle."""
+    shift = np.linalg.lstsq(vectors[:-n_shift], vectors[n_shift:], rcond=None)[0]
+    z = np.linalg.eigvals(shift).astype(complex)
+    # Outside the circle there is the mirror image, on it a point a little inside.
+    outside = np.abs(z) > 1
+    z[outside] = 1 / z[outside].conj()
+    return z * np.minimum(1.0, (1 - 0.1 / n_lags) / np.maximum(np.abs(z), 1e-300))
+
+
+def spread_poles(size: np.ndarray, n_poles: int) -> np.ndarray:
+    """Returns multipliers of one decay and evenly spread frequencies, for a sequence of this size."""
+    length = measure_length(size)
+    decay = (1 + math.log(n_poles + 1)) / length
+    angles = np.minimum(np.pi * (2 * np.arange(n_poles // 2) + 1) / (1.2 * length), 0.98 * np.pi)
+    upper = np.exp(-decay + 1j * angles)
+    return np.concatenate([upper, upper.conj(), [math.exp(-decay)] * (n_poles % 2)])
+
+
+def measure_length(size: np.ndarray) -> float:
+    """Returns the steps within which 95 % of a sequence lies, at least two."""
+    mass = np.cumsum(size)
+    return max(2.0, float(np.searchsorted(mass, 0.95 * mass[-1]) + 1))

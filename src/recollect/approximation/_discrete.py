@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 import scipy.sparse
-import scipy.special
 
 from recollect._core._check import (
     host_float64,
@@ -19,6 +16,16 @@ from recollect._core._check import (
     require_choice,
     require_count,
     require_positive,
+)
+from recollect._core._least_squares import project
+from recollect._core._pole_fit import (
+    DiscretePoles,
+    measure_length,
+    orthonormal_states,
+    refine_poles,
+    run_states,
+    shifted_poles,
+    spread_poles,
 )
 from recollect._core._references import references
 from recollect._core._status import Status
@@ -91,12 +98,14 @@ def fit_discrete(
     wanted = flat if is_window else np.concatenate([flat, np.zeros_like(flat)])
     rows = np.ones(len(wanted))
     starts = _starts(vectors, n_shift, n_rates, flat, real=real)
-    fits = [_refined(start, wanted, rows, n_iterations=40) for start in starts]
-    fits.sort(key=lambda fit: fit.cost)
-    candidates = [_refined(fit.poles, wanted, rows) for fit in fits[:2]]
+    fits = [refine_poles(start, rows, wanted, n_iterations=40, rtol=1e-9)[0] for start in starts]
+    fits.sort(key=lambda poles: _left_by(poles, wanted))
+    candidates = [
+        refine_poles(fit, rows, wanted, n_iterations=150, rtol=1e-9)[0] for fit in fits[:2]
+    ]
     if norm != "l2":
         candidates += [_reweighted(fit, wanted, norm) for fit in candidates]
-    realised = [_realise(fit.poles, flat, norm, is_window) for fit in candidates]
+    realised = [_realise(fit, flat, norm, is_window) for fit in candidates]
     realised += [_realise(start, flat, norm, is_window) for start in starts[:1]]
     A, b, coordinates, error = min(realised, key=lambda item: item[-1])
     trivial = _size(flat, norm)
@@ -221,158 +230,15 @@ def _hankel(sequence: np.ndarray, *, is_window: bool) -> tuple[np.ndarray, np.nd
     return singular, vt.T, n_inputs
 
 
-# --- multipliers in coordinates without constraints -------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Multipliers:
-    """Real multipliers tanh(x) and pairs sigmoid(r) e^{±iθ}: inside the unit circle, always."""
-
-    x: np.ndarray
-    pairs: np.ndarray
-
-    @staticmethod
-    def of(multipliers: np.ndarray, *, real: bool) -> _Multipliers:
-        z: Any = np.asarray(multipliers, dtype=complex)
-        is_real = np.abs(z.imag) <= 1e-9
-        singles = z[is_real].real
-        upper = z[~is_real & (z.imag > 0)]
-        if real:
-            spread = np.abs(upper)
-            singles = np.concatenate([singles, spread, 0.9 * spread])
-            upper = upper[:0]
-        top = 1 - _CLOSEST
-        singles = np.clip(singles, -top, top)
-        singles = np.sort(singles)
-        for k in range(1, len(singles)):
-            # Two equal columns cannot be told apart.
-            singles[k] = max(singles[k], singles[k - 1] + 1e-6)
-        radius = np.clip(np.abs(upper), 1e-6, top)
-        pairs = np.stack([scipy.special.logit(radius), np.angle(upper)], axis=1)
-        return _Multipliers(np.arctanh(np.clip(singles, -top, top)), pairs)
-
-    @property
-    def width(self) -> int:
-        return len(self.x) + 2 * len(self.pairs)
-
-    @property
-    def vector(self) -> np.ndarray:
-        return np.concatenate([self.x, self.pairs.ravel()])
-
-    def moved(self, vector: np.ndarray) -> _Multipliers:
-        k = len(self.x)
-        limit = math.atanh(1 - _CLOSEST)
-        pairs = vector[k:].reshape(-1, 2).copy()
-        pairs[:, 0] = np.clip(pairs[:, 0], -30, -math.log(_CLOSEST))
-        pairs[:, 1] = np.clip(pairs[:, 1], 1e-9, math.pi - 1e-9)
-        return _Multipliers(np.clip(vector[:k], -limit, limit), pairs)
-
-    def multipliers(self) -> np.ndarray:
-        upper = scipy.special.expit(self.pairs[:, 0]) * np.exp(1j * self.pairs[:, 1])
-        both = np.stack([upper, upper.conj()], axis=1).ravel()
-        return np.concatenate([np.tanh(self.x).astype(complex), both])
-
-
-def _basis(poles: _Multipliers, n: int, *, derivatives: bool):
-    """Columns z^j (real), Re z^j and Im z^j (pairs), scaled to unit length by hand later."""
-    j = np.arange(n)[:, None]
-    z = np.tanh(poles.x)
-    with np.errstate(all="ignore"):
-        single = np.where(j == 0, 1.0, z**j)
-    radius, angle = scipy.special.expit(poles.pairs[:, 0]), poles.pairs[:, 1]
-    with np.errstate(under="ignore"):
-        envelope = np.where(j == 0, 1.0, radius**j)
-    cos, sin = envelope * np.cos(j * angle), envelope * np.sin(j * angle)
-    pairs = np.stack([cos, sin], axis=2).reshape(n, -1)
-    matrix = np.concatenate([single, pairs], axis=1)
-    if not derivatives:
-        return matrix, None
-    with np.errstate(all="ignore"):
-        before = np.concatenate([np.zeros((1, len(z))), single[:-1]])
-    in_x = j * before * (1 - z * z)
-    in_r = np.stack([cos, sin], axis=2) * (j * (1 - radius))[:, :, None]
-    in_angle = np.stack([-j * sin, j * cos], axis=2)
-    slopes = np.stack([in_r, in_angle], axis=2)
-    return matrix, (in_x, slopes)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fit:
-    poles: _Multipliers
-    amplitudes: np.ndarray
-    cost: float
-
-
-def _solved(poles: _Multipliers, target: np.ndarray, rows: np.ndarray, *, derivatives: bool):
-    matrix, slopes = _basis(poles, len(target), derivatives=derivatives)
-    matrix = matrix * rows[:, None]
-    norms = np.linalg.norm(matrix, axis=0)
-    norms[norms == 0] = 1.0
-    q, r = np.linalg.qr(matrix / norms)
-    wanted = target * rows[:, None]
-    residual = wanted - q @ (q.T @ wanted)
-    residual = residual - q @ (q.T @ residual)
-    c = np.linalg.lstsq(r, q.T @ wanted, rcond=1e-14)[0] / norms[:, None]
-    return residual, c, q, slopes
-
-
-def _refined(
-    poles: _Multipliers,
-    target: np.ndarray,
-    rows: np.ndarray,
-    *,
-    n_iterations: int = 150,
-    rtol: float = 1e-9,
-) -> _Fit:
-    """Variable projection with Kaufman's Jacobian."""
-    residual, c, q, slopes = _solved(poles, target, rows, derivatives=True)
-    cost, damping = float(np.sum(residual**2)), 1e-3
-    floor = (1e-16 * np.linalg.norm(target * rows[:, None])) ** 2
-    k, n_pairs, (n, n_channels) = len(poles.x), len(poles.pairs), target.shape
-    for _ in range(n_iterations):
-        if cost <= floor or slopes is None:
-            break
-        in_x, in_pairs = slopes
-        moves = np.empty((n, n_channels, k + 2 * n_pairs))
-        moves[:, :, :k] = in_x[:, None, :] * c[:k].T
-        if n_pairs:
-            bent = np.einsum("npvc,pch->nhpv", in_pairs, c[k:].reshape(n_pairs, 2, -1))
-            moves[:, :, k:] = bent.reshape(n, n_channels, -1)
-        flat = moves.reshape(n, -1) * rows[:, None]
-        jacobian = -(flat - q @ (q.T @ flat)).reshape(n * n_channels, -1)
-        scale = np.sqrt(np.einsum("ij,ij->j", jacobian, jacobian)) + 1e-300
-        triangle = scipy.linalg.qr(jacobian / scale, mode="r", check_finite=False)[0]
-        _, singular, vt = np.linalg.svd(triangle[: len(scale)])
-        along = vt @ ((jacobian / scale).T @ residual.ravel())
-        before, accepted = cost, False
-        for _ in range(10):
-            step = -(vt.T @ (along / (singular**2 + damping))) / scale
-            step *= min(1.0, 0.7 / max(float(np.abs(step).max()), 1e-300))
-            trial = poles.moved(poles.vector + step)
-            new_residual, *_ = _solved(trial, target, rows, derivatives=False)
-            new_cost = float(np.sum(new_residual**2))
-            if math.isfinite(new_cost) and new_cost < cost:
-                accepted = True
-                break
-            damping = max(damping * 6, 1e-13)
-        if not accepted:
-            break
-        damping *= 0.15
-        poles = trial
-        residual, c, q, slopes = _solved(poles, target, rows, derivatives=True)
-        cost = float(np.sum(residual**2))
-        if before - cost <= rtol * before:
-            break
-    return _Fit(poles, c, cost)
-
-
-def _reweighted(fit: _Fit, target: np.ndarray, norm: str) -> _Fit:
+def _reweighted(poles: DiscretePoles, target: np.ndarray, norm: str) -> DiscretePoles:
     """Iteratively reweighted least squares towards the sum or the largest of the errors."""
-    best, best_error = fit, math.inf
-    current, power = fit, np.ones(len(target))
+    best, best_error = poles, math.inf
+    current, power = poles, np.ones(len(target))
     for turn in range(20):
-        matrix, _ = _basis(current.poles, len(target), derivatives=False)
-        error = np.abs(target - matrix @ current.amplitudes).sum(axis=1)
+        rows = np.sqrt(power)[:, None]
+        columns = current.basis(len(target))
+        found = project(rows * columns, rows * target).amplitudes
+        error = np.abs(target - columns @ found).sum(axis=1)
         value = float(error.sum() if norm == "l1" else error.max())
         if value < best_error:
             best, best_error = current, value
@@ -384,108 +250,56 @@ def _reweighted(fit: _Fit, target: np.ndarray, norm: str) -> _Fit:
         else:
             power = power * np.maximum(error / top, 1e-3)
             power = np.maximum(power / power.max(), 1e-10)
-        current = _refined(current.poles, target, np.sqrt(power), n_iterations=8, rtol=1e-6)
+        rows = np.sqrt(power)
+        current, _ = refine_poles(
+            current, rows, rows[:, None] * target, n_iterations=8, rtol=1e-6, patience=1
+        )
     return best
 
 
 def _starts(
     vectors: np.ndarray, n_shift: int, width: int, target: np.ndarray, *, real: bool
-) -> list[_Multipliers]:
-    u = vectors[:, :width]
-    z = np.linalg.eigvals(np.linalg.lstsq(u[:-n_shift], u[n_shift:], rcond=None)[0])
-    # Outside the circle there is the mirror image, on it a point a little inside.
-    outside = np.abs(z) > 1
-    z[outside] = 1 / z[outside].conj()
-    top = 1 - 0.1 / len(target)
-    z = z * np.minimum(1.0, top / np.maximum(np.abs(z), 1e-300))
-    starts = [_Multipliers.of(z, real=real)]
-    mass = np.cumsum(np.abs(target).sum(axis=1))
-    length = max(2.0, float(np.searchsorted(mass, 0.95 * mass[-1]) + 1))
+) -> list[DiscretePoles]:
+    starts = [shifted_poles(vectors[:, :width], n_shift, len(target))]
+    size = np.abs(target).sum(axis=1)
     if real:
-        rates = np.geomspace(0.3, 3.0 * width, width) / length
-        starts.append(_Multipliers.of(np.exp(-rates), real=True))
+        rates = np.geomspace(0.3, 3.0 * width, width) / measure_length(size)
+        starts.append(np.exp(-rates))
     else:
-        decay = (1 + math.log(width + 1)) / length
-        k = np.arange(width // 2)
-        upper = np.exp(-decay + 1j * np.pi * np.minimum((2 * k + 1) / (1.2 * length), 0.98))
-        z = np.concatenate([upper, upper.conj(), [math.exp(-decay)] * (width % 2)])
-        starts.append(_Multipliers.of(z, real=False))
-    return [start for start in starts if start.width == width]
+        starts.append(spread_poles(size, width))
+    found = [DiscretePoles.of(_told_apart(z, real=real)) for z in starts]
+    return [start for start in found if len(start.vector) == width]
+
+
+def _left_by(poles: DiscretePoles, target: np.ndarray) -> float:
+    return float(np.sum(project(poles.basis(len(target)), target).residual ** 2))
+
+
+def _told_apart(multipliers: np.ndarray, *, real: bool) -> np.ndarray:
+    """Returns the multipliers with real ones apart, because two equal columns are one; or all real."""
+    z: Any = np.asarray(multipliers, dtype=complex)
+    is_real = np.abs(z.imag) <= 1e-9
+    singles, upper = z[is_real].real, z[~is_real & (z.imag > 0)]
+    if real:
+        singles = np.concatenate([singles, np.abs(upper), 0.9 * np.abs(upper)])
+        upper = upper[:0]
+    singles = np.sort(np.clip(singles, _CLOSEST - 1, 1 - _CLOSEST))
+    for k in range(1, len(singles)):
+        singles[k] = max(singles[k], singles[k - 1] + 1e-6)
+    return np.concatenate([singles, upper, upper.conj()])
 
 
 # --- delivery ---------------------------------------------------------------------------------
 
 
-def orthonormal_realisation(multipliers: Sequence[complex] | np.ndarray):
-    """Returns (A, b), real, with A A' + b b' = I and eigenvalues `multipliers`.
-
-    A chain of all-pass sections, each an orthogonal matrix [A b; c d]: the sequences (A^j b)_k
-    are orthonormal, whatever the multipliers, repeated ones included.
-
-    Args:
-        multipliers: |z| < 1, closed under conjugation.
-
-    Returns:
-        A (width, width) and b (width,).
-    """
-    z: Any = np.asarray(multipliers, dtype=complex)
-    is_real = np.abs(z.imag) <= 1e-14
-    sections = [(abs(v), _allpass_single(v.real)) for v in z[is_real]]
-    sections += [(abs(v), _allpass_pair(v)) for v in z[~is_real & (z.imag > 0)]]
-    sections.sort(key=lambda item: item[0])
-    m = len(z)
-    A, b = np.zeros((m, m)), np.zeros(m)
-    # What reaches the next section: the output of those before, c x + d u.
-    output, through, k = np.zeros(m), 1.0, 0
-    for _, (a_s, b_s, c_s, d_s) in sections:
-        n = len(b_s)
-        A[k : k + n, k : k + n] = a_s
-        A[k : k + n] += np.outer(b_s, output)
-        b[k : k + n] = b_s * through
-        output = d_s * output
-        output[k : k + n] = c_s
-        through *= d_s
-        k += n
-    return A, b
-
-
-def _allpass_single(z: float):
-    s = math.sqrt((1 - z) * (1 + z))
-    return np.array([[z]]), np.array([s]), np.array([s]), -z
-
-
-def _allpass_pair(z: complex):
-    # Solve P = A P A' + b b' for the companion form and take its root out: P becomes I.
-    companion = np.array([[2 * z.real, -(abs(z) ** 2)], [1.0, 0.0]])
-    drive = np.array([1.0, 0.0])
-    root = np.linalg.cholesky(
-        scipy.linalg.solve_discrete_lyapunov(companion, np.outer(drive, drive))
-    )
-    a = scipy.linalg.solve_triangular(root, companion @ root, lower=True)
-    b = scipy.linalg.solve_triangular(root, drive, lower=True)
-    # The row that completes [a b] to an orthogonal matrix.
-    rows = np.concatenate([a, b[:, None]], axis=1)
-    last = np.linalg.svd(rows)[2][2]
-    return a, b, last[:2], float(last[2])
-
-
-def _states(A: np.ndarray, b: np.ndarray, n: int) -> np.ndarray:
-    states = np.empty((n, len(b)))
-    x = b
-    for j in range(n):
-        states[j] = x
-        x = A @ x
-    return states
-
-
-def _realise(poles: _Multipliers, flat: np.ndarray, norm: str, is_window: bool):
-    A, b = orthonormal_realisation(poles.multipliers())
-    slowest = float(np.abs(poles.multipliers()).max())
+def _realise(poles: DiscretePoles, flat: np.ndarray, norm: str, is_window: bool):
+    A, b = orthonormal_states(poles)
+    slowest = poles.slowest
     # The error past the end of the sequence is the network's own tail.
     more = 0
     if not is_window and slowest > 0:
         more = int(min(20 * len(flat), 40 / max(-math.log(slowest), 1e-9)))
-    states = _states(A, b, len(flat) + more)
+    states = run_states(A, b, len(flat) + more)
     wanted = np.concatenate([flat, np.zeros((more, flat.shape[1]))])
     if is_window:
         coordinates = np.linalg.lstsq(states, wanted, rcond=1e-15)[0]
