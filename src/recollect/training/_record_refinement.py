@@ -6,9 +6,9 @@ import dataclasses
 import math
 
 import numpy as np
-import scipy.linalg
 import scipy.signal
 
+from recollect._core._least_squares import Point, descend, normal_root
 from recollect._core._references import references
 
 _PATIENCE = 3
@@ -145,8 +145,8 @@ class _Solver:
         assert total is not None
         return total
 
-    def solve(self, rates: _Rates) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns cost, real amplitudes (with the offset last), JᵀJ and Jᵀr."""
+    def evaluate(self, rates: _Rates) -> Point:
+        """Returns the cost at some rates, with real amplitudes, the offset last."""
         triangle = self.triangle(rates)
         n_held = rates.width * self.n_inputs
         k = n_held + (1 if self.has_offset else 0)
@@ -157,8 +157,12 @@ class _Solver:
         left = triangle[:k, -1] - head @ found
         residual = triangle[k:, -1]
         cost = float(residual @ residual + left @ left)
-        slopes = triangle[k:, k:-1]
-        a = found[:n_held].reshape(rates.width, self.n_inputs)
+        return Point(rates.vector, cost, (rates, found, triangle[k:, k:-1], residual))
+
+    def linearise(self, at: Point) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (R, Jᵀr) of variable projection, as `descend` wants them."""
+        rates, found, slopes, residual = at.solution
+        a = found[: rates.width * self.n_inputs].reshape(rates.width, self.n_inputs)
         parts = slopes.reshape(len(slopes), rates.width, self.n_inputs)
         n_single = len(rates.log_rates)
         columns = [math.exp(rates.log_rates[i]) * (parts[:, i] @ a[i]) for i in range(n_single)]
@@ -167,8 +171,7 @@ class _Solver:
             along = parts[:, re] @ a[re] + parts[:, im] @ a[im]
             across = parts[:, re] @ a[im] - parts[:, im] @ a[re]
             columns += [math.exp(log_real) * along, across]
-        jacobian = -np.stack(columns, axis=1)
-        return cost, found, jacobian.T @ jacobian, jacobian.T @ residual
+        return normal_root(-np.stack(columns, axis=1), residual)
 
 
 @references("golub1973differentiation")
@@ -185,7 +188,7 @@ def refine_on_records(
     """Returns rates and amplitudes that minimise the error of the free simulation of one output.
 
     Amplitudes, offset and the initial state of every record are eliminated (variable projection);
-    Levenberg-Marquardt moves the rates. Memory is that of one record.
+    damped Gauss-Newton steps move the rates. Memory is that of one record.
 
     Args:
         rates: where to start, conjugates listed, in 1/time.
@@ -197,35 +200,21 @@ def refine_on_records(
         n_steps: most steps.
     """
     longest = dt * max(len(x) for x in inputs)
-    current = _Rates.of(rates, (0.1 / longest, 2 / dt))
+    start = _Rates.of(rates, (0.1 / longest, 2 / dt))
     solver = _Solver(inputs, outputs, dt=dt, is_at_rest=is_at_rest, has_offset=has_offset)
-    cost, found, gram, slope = solver.solve(current)
-    first, taken, calm, damping = cost, 0, 0, 1e-3
-    for _ in range(n_steps):
-        scale = np.diag(gram) + 1e-12 * max(float(np.diag(gram).max()), 1e-300)
-        accepted = False
-        for _ in range(10):
-            try:
-                root = scipy.linalg.cholesky(gram + damping * np.diag(scale), check_finite=False)
-            except np.linalg.LinAlgError:
-                damping *= 8
-                continue
-            move = -scipy.linalg.cho_solve((root, False), slope, check_finite=False)
-            move *= min(1.0, 1.0 / max(float(np.abs(move).max()), 1e-300))
-            trial = current.moved(current.vector + move)
-            again = solver.solve(trial)
-            if math.isfinite(again[0]) and again[0] < cost:
-                accepted = True
-                break
-            damping *= 8
-        if not accepted:
-            break
-        calm = calm + 1 if cost - again[0] <= 1e-6 * cost else 0
-        current, (cost, found, gram, slope) = trial, again
-        taken, damping = taken + 1, max(damping / 6, 1e-12)
-        if calm >= _PATIENCE or cost <= 1e-26 * first:
-            break
-    n_single, n_pairs = len(current.log_rates), len(current.pairs)
+    first = solver.evaluate(start)
+    end, n_taken = descend(
+        first,
+        lambda vector: solver.evaluate(start.moved(vector)),
+        solver.linearise,
+        longest_step=1.0,
+        n_steps=n_steps,
+        rtol=1e-6,
+        floor=1e-26 * first.cost,
+        patience=_PATIENCE,
+    )
+    current, found, *_ = end.solution
+    n_single = len(current.log_rates)
     n_held = current.width * solver.n_inputs
     real = found[:n_held].reshape(current.width, solver.n_inputs)
     # α Re h + β Im h = Re((α - iβ) h), half of it for each of a pair.
@@ -236,7 +225,7 @@ def refine_on_records(
         rates=np.concatenate([upper, upper[n_single:].conj()]),
         amplitudes=np.concatenate([real[:n_single].astype(complex), half, half.conj()]),
         offset=float(found[-1]) if has_offset else 0.0,
-        error=math.sqrt(cost / count),
-        start_error=math.sqrt(first / count),
-        n_steps=taken if n_pairs or n_single else 0,
+        error=math.sqrt(end.cost / count),
+        start_error=math.sqrt(first.cost / count),
+        n_steps=n_taken,
     )
