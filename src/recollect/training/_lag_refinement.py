@@ -7,9 +7,9 @@ import itertools
 import math
 
 import numpy as np
-import scipy.linalg
 import scipy.optimize
 
+from recollect._core._least_squares import Point, Projection, descend, project
 from recollect._core._references import references
 
 _MOST_ROWS = 8192
@@ -165,34 +165,20 @@ class _Waves:
         return np.concatenate([real[:k].astype(complex), upper, upper.conj()])
 
 
-@dataclasses.dataclass(frozen=True)
-class _At:
-    residual: np.ndarray
-    amplitudes: np.ndarray
-    q: np.ndarray
-    slopes: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-    cost: float
+def _project(waves: _Waves, lags: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Projection:
+    return project(waves.basis(lags, slopes=False)[0] * rows[:, None], target * rows[:, None])
 
 
-def _solve(
-    waves: _Waves, lags: np.ndarray, rows: np.ndarray, target: np.ndarray, *, slopes: bool
-) -> _At:
-    matrix, moves = waves.basis(lags, slopes=slopes)
-    matrix = matrix * rows[:, None]
-    size = np.linalg.norm(matrix, axis=0)
-    size[size == 0] = 1.0
-    q, r = np.linalg.qr(matrix / size)
-    wanted = target * rows[:, None]
-    inside = q.T @ wanted
-    residual = wanted - q @ inside
-    amplitudes = np.linalg.lstsq(r, inside, rcond=1e-14)[0] / size[:, None]
-    return _At(residual, amplitudes, q, moves, float(np.sum(residual**2)))
+def _step_system(
+    waves: _Waves, at: Projection, lags: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (R, Jᵀr) of variable projection, RᵀR = JᵀJ (Kaufman's Jacobian).
 
-
-def _step_system(waves: _Waves, at: _At, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns JᵀJ and Jᵀr of variable projection (Kaufman's Jacobian)."""
-    assert at.slopes is not None
-    in_single, in_decay, in_frequency = at.slopes
+    By normal equations, channel by channel: J itself, lags times channels long, is never held.
+    """
+    slopes = waves.basis(lags, slopes=True)[1]
+    assert slopes is not None
+    in_single, in_decay, in_frequency = slopes
     k, n = len(waves.log_rates), len(waves.pairs)
     size = k + 2 * n
     gram, slope = np.zeros((size, size)), np.zeros(size)
@@ -207,39 +193,28 @@ def _step_system(waves: _Waves, at: _At, rows: np.ndarray) -> tuple[np.ndarray, 
         moves -= at.q @ (at.q.T @ moves)
         gram += moves.T @ moves
         slope -= moves.T @ at.residual[:, channel]
-    return gram, slope
+    scale = np.sqrt(np.diag(gram)) + 1e-300
+    values, vectors = np.linalg.eigh(gram / scale / scale[:, None])
+    return np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T * scale, slope
 
 
 def _descend(
     waves: _Waves, lags: np.ndarray, rows: np.ndarray, target: np.ndarray, *, n_steps: int
-) -> tuple[_Waves, _At]:
-    at = _solve(waves, lags, rows, target, slopes=True)
-    damping = 1e-3
-    for _ in range(n_steps):
-        gram, slope = _step_system(waves, at, rows)
-        scale = np.diag(gram) + 1e-14 * max(float(np.diag(gram).max()), 1e-300)
-        accepted = False
-        for _ in range(8):
-            try:
-                root = scipy.linalg.cholesky(gram + damping * np.diag(scale), check_finite=False)
-            except np.linalg.LinAlgError:
-                damping *= 8
-                continue
-            move = -scipy.linalg.cho_solve((root, False), slope, check_finite=False)
-            move = move * min(1.0, 0.5 / max(float(np.abs(move).max()), 1e-300))
-            trial = waves.moved(waves.vector + move)
-            again = _solve(trial, lags, rows, target, slopes=True)
-            if np.isfinite(again.cost) and again.cost < at.cost:
-                accepted = True
-                break
-            damping *= 8
-        if not accepted:
-            break
-        gained = at.cost - again.cost
-        waves, at, damping = trial, again, max(damping / 6, 1e-12)
-        if gained <= 1e-8 * at.cost:
-            break
-    return waves, at
+) -> tuple[_Waves, Projection]:
+    def evaluate(vector: np.ndarray) -> Point:
+        trial = waves.moved(vector)
+        found = _project(trial, lags, rows, target)
+        return Point(trial.vector, float(np.sum(found.residual**2)), found)
+
+    end, _ = descend(
+        evaluate(waves.vector),
+        evaluate,
+        lambda at: _step_system(waves.moved(at.vector), at.solution, lags, rows),
+        longest_step=0.5,
+        n_steps=n_steps,
+        rtol=1e-8,
+    )
+    return waves.moved(end.vector), end.solution
 
 
 @references("golub1973differentiation")
@@ -273,7 +248,7 @@ def refine_over_lags(
         waves, at = _descend(waves, lags, root, target, n_steps=40)
         return waves.rates(), waves.amplitudes(at.amplitudes)
 
-    at = _solve(waves, lags, root, target, slopes=False)
+    at = _project(waves, lags, root, target)
     if norm == "linf":
         waves, real = _level(waves, at.amplitudes, lags, target)
         return waves.rates(), waves.amplitudes(real)
