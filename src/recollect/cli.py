@@ -165,7 +165,10 @@ def demo(
 @app.command()
 def fit(
     kernel: Annotated[
-        str, typer.Argument(metavar="KERNEL|FILE", help="Expression in t, or a CSV of (t, kernel).")
+        str,
+        typer.Argument(
+            metavar="KERNEL|FILE", help="Expression in t, or a CSV or NPZ of (t, kernel)."
+        ),
     ],
     width: Annotated[int | None, typer.Option(help="Number of hidden units.")] = None,
     error: Annotated[
@@ -193,6 +196,10 @@ def fit(
     from recollect.diagnosis import _fit_command
 
     _fit_command.require_request(kernel, width=width, error=error, norm=norm, weights=weights)
+    if table is not None:
+        from recollect.diagnosis import _outputs
+
+        _outputs.plan_file(table, option="--table")
     with _progress(json) as progress:
         result = _fit_command.fit_text(
             kernel,
@@ -205,9 +212,9 @@ def fit(
             constant=constant,
             progress=progress,
         )
+    print(_fit_command.as_json(result) if json else _fit_command.summary(result))
     if table is not None:
         _fit_command.write_table(result, table)
-    print(_fit_command.as_json(result) if json else _fit_command.summary(result))
 
 
 @app.command()
@@ -296,7 +303,7 @@ def budget(
     Beside the guarantee stands what a run here measures. Diagonal tanh networks, fixed readout,
     paired start, inputs of norm at most 1.
 
-    Example: recollect budget --risk 0.1 --samples 32 --length 8 --nu 1
+    Example: recollect budget --risk 1e-4 --samples 8 --length 5 --nu 0.3
     """
     from recollect.diagnosis import _budget_command
 
@@ -387,10 +394,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
+        code = int(app(args=arguments, standalone_mode=False) or 0)
+        return _say_interrupted() if code == 130 else code  # typer takes Ctrl-C for an exit
     except (KeyboardInterrupt, typer.Abort):
-        print("error: interrupted; nothing was overwritten", file=sys.stderr)
-        return 130
+        return _say_interrupted()
     except BrokenPipeError:
         # The reader of our output has gone: point stdout elsewhere so that exit is quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -404,12 +411,24 @@ def _run(arguments: list[str] | None) -> int:
             print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
             return 2
         is_usage_error = hasattr(error, "format_message")
-        message = error.format_message() if is_usage_error else str(error)  # type: ignore[attr-defined]
+        message = error.format_message() if is_usage_error else _words_of(error)  # type: ignore[attr-defined]
         given = sys.argv[1:] if arguments is None else arguments
         if is_usage_error and any(a.startswith("-") and "(" in a for a in given):
             message += "; an expression that starts with a minus sign comes last, after --"
         print(f"error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
         return 2 if is_usage_error or isinstance(error, (ValueError, TypeError, OSError)) else 1
+
+
+def _say_interrupted() -> int:
+    print("error: interrupted; results already written are kept", file=sys.stderr)
+    return 130
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({os.fspath(error.filename)!r})" if isinstance(error.filename, str) else ""
+        return f"the system refused: {error.strerror}{where}"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -140,13 +140,14 @@ def summary(result: ExponentialSum) -> str:
 
 def write_table(result: ExponentialSum, path: Path) -> None:
     """Writes the sum as a Prony table (CSV) that a finite-element program reads."""
-    if path.exists():
-        raise invalid(
-            "--table", "a new file", f"{str(path)!r}, which exists", "choose another name"
-        )
     from recollect.approximation import tabulate_prony
 
-    tabulate_prony(result).write(path)
+    try:
+        series = tabulate_prony(result)
+    except ValueError as error:
+        said = str(error).partition(":")[2].replace("with positive=True", "with --positive")
+        raise ValueError(f"--table:{said}") from None
+    series.write(path)
 
 
 def _complex(value: complex) -> str:

@@ -84,7 +84,12 @@ def read_model(text: str) -> Any:
         raise invalid("MODEL", "a saved model or module:attribute", f"the directory {text!r}")
     if path.exists() or path.with_name(path.name + ".safetensors").exists():
         if path.exists() and path.suffix not in (".json", ".safetensors"):
-            raise invalid("MODEL", "a .safetensors or .json file", repr(text))
+            raise invalid(
+                "MODEL",
+                "a .safetensors or .json file",
+                repr(text),
+                f"say which of its models: {text}:name" if path.suffix == ".py" else "",
+            )
         from recollect.models import load
 
         return load(path)

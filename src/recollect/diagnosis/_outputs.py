@@ -33,18 +33,18 @@ def plan_directory(directory: Path, *, force: bool) -> Path:
     parent = directory.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not _is_writable(parent):
         raise invalid("--out", "a place that can be written", f"{str(directory)!r}")
     return directory
 
 
-def plan_file(path: Path) -> Path:
+def plan_file(path: Path, *, option: str = "--page") -> Path:
     """Returns `path` if a new file can be written there later; raises before any work otherwise."""
     if path.exists():
-        raise invalid("--page", "a new file", f"{str(path)!r}, which exists", "choose another name")
+        raise invalid(option, "a new file", f"{str(path)!r}, which exists", "choose another name")
     parent = path.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise invalid("--page", "a place that can be written", f"{str(path)!r}")
+        raise invalid(option, "a place that can be written", f"{str(path)!r}")
     return path
 
 
@@ -67,6 +67,15 @@ def whole_directory(directory: Path, *, force: bool) -> Iterator[Path]:
             os.replace(fresh, directory)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_writable(folder: Path) -> bool:
+    # Tried, not asked: the owner of the machine may write everywhere but where nobody can.
+    try:
+        Path(tempfile.mkdtemp(prefix=".recollect-", dir=folder)).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def _is_ours(directory: Path) -> bool:

@@ -137,7 +137,8 @@ class Table:
         if name not in self.names:
             shown = [n for n in self.names if n][:12]
             expected = f"a column of {self.path.name} ({', '.join(shown)})"
-            raise invalid("column", expected, repr(name), did_you_mean(name, shown))
+            hint = did_you_mean(name, shown) or _longer_name(name, shown)
+            raise invalid("column", expected, repr(name), hint)
         if name not in self._columns:
             self.read([name])
         return self._columns[name]
@@ -208,6 +209,12 @@ class Table:
         return columns
 
 
+def _longer_name(name: str, names: Sequence[str]) -> str:
+    # "pump" for "pump [m3/h]".
+    longer = [n for n in names if n.lower().startswith(name.lower())] if name else []
+    return f"did you mean {longer[0]!r}?" if len(longer) == 1 else ""
+
+
 def find_column(spec: str, table: Table, others: dict[Path, Table]) -> tuple[Column, Table]:
     """Returns the column that `spec` names: one of `table`, or `FILE:COLUMN`.
 
@@ -242,7 +249,7 @@ def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
         raise invalid(
             f"column {column.name!r} of {column.origin}",
             "numbers",
-            f"{bad[0][1]!r} ({rows})",
+            f"{str(bad[0][1])!r} ({rows})",
             "clean these cells, or leave them empty and choose --gaps interpolate or --gaps split",
         )
     values = column.values

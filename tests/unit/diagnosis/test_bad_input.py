@@ -288,3 +288,74 @@ def test_a_command_alone_shows_its_commands(capsys, arguments):
     assert out == ""
     assert err.startswith("Usage: ")
     assert "..." not in err.split("Commands:")[1], "a sentence is cut off"
+
+
+def test_a_column_named_without_its_unit_gets_a_suggestion(capsys, folder):
+    rows(folder, "units.csv", lambda lines: lines.__setitem__(0, "time,pump [m3/h],level"))
+    words = ["did you mean 'pump [m3/h]'?"]
+    refused(capsys, folder, "diagnose", "units.csv", *GOOD, saying=words)
+
+
+def test_a_cell_of_text_is_quoted_as_it_stands(capsys, folder):
+    rows(folder, "text.csv", lambda lines: lines.__setitem__(3, "2,broken,1"))
+    err = refused(capsys, folder, "diagnose", "text.csv", *GOOD, saying=["got 'broken' (row 4)"])
+    assert "np." not in err
+
+
+def test_a_file_of_models_asks_for_the_model(capsys, folder):
+    (folder / "nets.py").write_text("network = 1\n")
+    refused(capsys, folder, "measure", "nets.py", saying=["nets.py:name"])
+
+
+def test_an_existing_table_is_refused_before_the_fit(capsys, folder, monkeypatch):
+    from recollect.diagnosis import _fit_command
+
+    monkeypatch.setattr(_fit_command, "fit_text", lambda *_, **__: pytest.fail("fitted first"))
+    arguments = ("fit", "exp(-t)", "--width", "1", "--table", "good.csv")
+    refused(capsys, folder, *arguments, saying=["--table", "which exists"])
+
+
+def test_a_fit_is_shown_even_if_it_makes_no_table(capsys, folder):
+    code, out, err = run(
+        capsys, "fit", "exp(-t)-0.5*exp(-2*t)", "--width", "2", "--table", "prony.csv"
+    )
+    assert code == 2
+    assert out.startswith("width:")
+    assert "--table: expected positive amplitudes" in err
+    assert "--positive" in err
+    assert not (folder / "prony.csv").exists()
+
+
+def test_a_place_where_nobody_can_write_is_refused_at_once(capsys, folder, monkeypatch):
+    from recollect.diagnosis import _outputs
+
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(_outputs.tempfile, "mkdtemp", refuse)
+    refused(capsys, folder, "diagnose", "good.csv", *GOOD, saying=["--out", "can be written"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (KeyboardInterrupt(), 130, "error: interrupted; results already written are kept"),
+        (OSError(28, "No space left on device"), 2, "the system refused: No space left on device"),
+        (
+            OSError(13, "Permission denied", "a.csv"),
+            2,
+            "the system refused: Permission denied ('a.csv')",
+        ),
+    ],
+)
+def test_what_stops_a_command_is_said_in_one_line(capsys, folder, monkeypatch, raised, code, words):
+    from recollect.diagnosis import _table
+
+    def stop(_):
+        raise raised
+
+    monkeypatch.setattr(_table, "require_file", stop)
+    found, out, err = run(capsys, "diagnose", "good.csv", *GOOD)
+    assert (found, out) == (code, "")
+    assert err.count("\n") == 1
+    assert words in err
