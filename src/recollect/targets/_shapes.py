@@ -1090,11 +1090,13 @@ def _diagonal_network(a: Any, w: Any) -> AbstractLinearFunctional:
 def read_kernel(
     path: str | os.PathLike[str], *, lag: str | None = None, value: str | None = None
 ) -> SampledKernel:
-    """Returns the kernel in a CSV table of (t, ρ), as a `SampledKernel`.
+    """Returns the kernel in a table of (t, ρ), as a `SampledKernel`.
 
-    The delimiter (comma, semicolon, tab or blanks) is found, and between semicolons a decimal comma;
-    a header line, and a line of units
-    below it, are optional; lines starting with # are skipped.
+    CSV, or NPZ with two arrays of numbers: the first is the lags.
+
+    The delimiter (comma, semicolon, tab or blanks) is found, and between semicolons a decimal
+    comma; a header line, and a line of units below it, are optional; lines starting with # are
+    skipped.
 
     Args:
         path: the file.
@@ -1108,6 +1110,8 @@ def read_kernel(
         ValueError: if the file cannot be read as such a table; the message names file and line.
     """
     name = os.path.basename(os.fspath(path))
+    if _is_archive(path):
+        return _read_arrays(path, name, lag=lag, value=value)
     text = _read_text(path, name)
     rows: list[tuple[int, list[str]]] = []
     delimiter: str | None = None
@@ -1172,6 +1176,40 @@ def read_kernel(
     if lags[0] < 0:
         raise invalid(f"{name}, line {body[0][0]}", "lags not below zero", f"{lags[0]:g}")
     return SampledKernel(lags, values)
+
+
+def _is_archive(path: str | os.PathLike[str]) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False  # said when it is read as text
+
+
+def _read_arrays(
+    path: str | os.PathLike[str], name: str, *, lag: str | None, value: str | None
+) -> SampledKernel:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: np.squeeze(archive[key]) for key in archive.files}
+    except Exception as error:  # a damaged archive fails in a dozen ways
+        reason = " ".join(str(error).split())[:200]
+        raise invalid(name, "arrays of numbers", f"a file that has none ({reason})") from None
+    known = ", ".join(arrays) or "none"
+    if (lag is None or value is None) and len(arrays) != 2:
+        raise invalid(name, "two arrays, the lags and the kernel", f"{len(arrays)} ({known})")
+    columns = []
+    for place, wanted in enumerate((lag, value)):
+        key = list(arrays)[place] if wanted is None else wanted
+        if key not in arrays:
+            raise invalid(
+                name, f"an array {key!r}", f"arrays {known}", did_you_mean(key, list(arrays))
+            )
+        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "fiu":
+            got = f"dtype {arrays[key].dtype}, shape {arrays[key].shape}"
+            raise invalid(f"{name}, {key}", "a one-dimensional array of real numbers", got)
+        columns.append(arrays[key])
+    return SampledKernel(*columns)
 
 
 def _read_text(path: str | os.PathLike[str], name: str) -> str:

@@ -135,3 +135,32 @@ def test_missing_files_and_directories(tmp_path):
         rt.read_kernel(tmp_path / "absent.csv")
     with pytest.raises(ValueError, match="directory"):
         rt.read_kernel(tmp_path)
+
+
+def test_arrays_are_read(tmp_path):
+    path = tmp_path / "kernel.npz"
+    np.savez(path, t=[0, 1, 2], rho=np.array([1.0, 0.5, 0.25]), noise=[9, 9, 9])
+    kernel = rt.read_kernel(path, lag="t", value="rho")
+    np.testing.assert_array_equal(kernel.values.ravel(), [1, 0.5, 0.25])
+    with pytest.raises(ValueError, match=r"two arrays.*got 3 \(t, rho, noise\)"):
+        rt.read_kernel(path)
+    np.savez(path, t=[0, 1, 2], rho=np.array([1.0, 0.5, 0.25]))
+    np.testing.assert_array_equal(rt.read_kernel(path).lags, [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.array([{}, {}, {}], dtype=object), "allow_pickle=False"),
+        (np.array([1j, 1, 1]), "real numbers, got dtype complex128"),
+        (np.ones((3, 2)), r"one-dimensional.*shape \(3, 2\)"),
+        (np.array([1.0, np.nan, 1.0]), "finite"),
+        (np.ones(2), "expected shape"),
+    ],
+)
+def test_arrays_that_are_no_kernel_are_refused_in_one_line(tmp_path, values, words):
+    path = tmp_path / "kernel.npz"
+    np.savez(path, t=[0.0, 1.0, 2.0], rho=values)
+    with pytest.raises(ValueError, match=words) as error:
+        rt.read_kernel(path)
+    assert "\n" not in str(error.value)
