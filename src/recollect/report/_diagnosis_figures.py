@@ -45,12 +45,12 @@ def draw_memory(diagnosis: Diagnosis) -> Figure:
         fitted = diagnosis.network.network.kernel(lags)
         for axis, (o, i) in zip(axes, pairs, strict=True):
             mean, band = values[:, o, i], 1.645 * errors[:, o, i]
-            t, low, high, mid, net = _svg.thin(
+            t, low, high, net, mid = _svg.thin(
                 lags, mean - band, mean + band, fitted[:, o, i], mean
             )
             axis.fill_between(t, low, high, color=FIRST, alpha=0.25, lw=0, label="90 % band")
-            axis.plot(t, net, color=FIRST, label="estimated from the data")
-            axis.plot(t, mid, "--", color=SECOND, label=f"network of width {diagnosis.width}")
+            axis.plot(t, mid, color=FIRST, label="estimated from the data")
+            axis.plot(t, net, "--", color=SECOND, label=f"network of width {diagnosis.width}")
             axis.axhline(0, color=MUTED, lw=0.6)
             axis.set_title(f"{data.input_names[i]} → {data.output_names[o]}")
             axis.set_xlim(0, _shown_lags(diagnosis))
@@ -183,8 +183,8 @@ def _mark_horizon(axis, law, last: float) -> None:
             axis.axvline(where, color=MUTED, lw=0.8, ls="--")
             axis.annotate(
                 f" {name}",
-                (where, 0.02),
+                (where, 0.98),
                 xycoords=("data", "axes fraction"),
                 color=MUTED,
-                va="bottom",
+                va="top",
             )

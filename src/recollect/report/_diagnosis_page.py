@@ -383,7 +383,11 @@ def _with_interval(law, name: str, unit: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None or not np.isfinite(share) else f"{100 * share:.1f} %"
+    return (
+        "–"
+        if share is None or not np.isfinite(share)
+        else f"{100 * share:.1f} %".replace("-0.0 %", "0.0 %")
+    )
 
 
 def _paragraph(text: str) -> str:

@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.resources
 import json
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from recollect.study import Reproduction, Verdict
 from recollect.study._reproduce import verdict_record
 from recollect.study.catalogue import QUICK_SECONDS
 
-_LARGEST_EMBEDDED = 200_000  # bytes of CSV; more is linked
+_LARGEST_EMBEDDED = 200_000  # bytes of data; more is linked
+_DATA = {"csv": "numbers (CSV)", "nc": "curves too (NetCDF)"}
 _PAPERS = {
     "A": "Li, Han, E, Li: On the curse of memory in recurrent neural networks (2021)",
     "B": "Wang, Li, Li: Inverse approximation theory for nonlinear recurrent neural networks (2024)",
@@ -96,7 +98,7 @@ def _claim_row(entry: Reproduction, verdict: Verdict) -> str:
     measured = number(verdict.measured)
     if verdict.measured_stderr:
         measured += f" ± {number(verdict.measured_stderr, 2)}"
-    place = f"{verdict.paper}, {verdict.figure}" if verdict.figure else verdict.paper
+    place = f"{verdict.paper}, {_named(verdict.figure)}" if verdict.figure else verdict.paper
     return (
         f'<tr class="{verdict.verdict}"><td><a href="#{entry.name}">{html.escape(verdict.claim)}</a>'
         f'<br><span class="muted">{html.escape(verdict.reason)}</span></td>'
@@ -120,7 +122,7 @@ def _entry(entry: Reproduction) -> str:
         "" if entry.status.is_ok else f'<div class="note">{html.escape(entry.status.message)}</div>'
     )
     return (
-        f'<section id="{entry.name}"><h2>{html.escape(study.figure[:1].upper() + study.figure[1:])}</h2>'
+        f'<section id="{entry.name}"><h2>{html.escape(_title(study.figure))}</h2>'
         f"{failed or _drawn(entry)}"
         f'<p class="muted">{html.escape(facts)} {_data_link(entry)}</p>'
         f"<details><summary>The Python that makes it</summary><pre>{html.escape(_code(entry))}</pre>"
@@ -139,13 +141,29 @@ def _drawn(entry: Reproduction) -> str:
     )
 
 
+def _named(figure: str) -> str:
+    # "11 and 12" are figures; "appendix C" is not.
+    several = "s" if re.search(r"\d\D+\d", figure) else ""
+    return f"figure{several} {figure}" if figure[:1].isdigit() else figure
+
+
+def _title(figure: str) -> str:
+    named = _named(figure)
+    return named[:1].upper() + named[1:]
+
+
 def _data_link(entry: Reproduction) -> str:
-    path = entry.folder / "data.csv"
+    return "Its data: " + ", ".join(_link(entry, suffix, words) for suffix, words in _DATA.items())
+
+
+def _link(entry: Reproduction, suffix: str, words: str) -> str:
+    path = entry.folder / f"data.{suffix}"
     if path.stat().st_size > _LARGEST_EMBEDDED:
-        return f'<a href="{entry.name}/data.csv">Its data (CSV)</a>'
+        return f'<a href="{entry.name}/{path.name}">{words}</a>'
+    kind = "text/csv" if suffix == "csv" else "application/x-netcdf"
     content = base64.b64encode(path.read_bytes()).decode()
-    name = f"{entry.name}.csv"
-    return f'<a download="{name}" href="data:text/csv;base64,{content}">Its data (CSV)</a>'
+    name = f"{entry.name}.{suffix}"
+    return f'<a download="{name}" href="data:{kind};base64,{content}">{words}</a>'
 
 
 def _code(entry: Reproduction) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
@@ -13,7 +14,12 @@ import types
 import numpy as np
 import pytest
 
-from recollect.report import reproduction_page, verdicts_json, write_reproduction
+from recollect.report import (
+    _reproduction_page,
+    reproduction_page,
+    verdicts_json,
+    write_reproduction,
+)
 from recollect.study import Claim, Study, _reproduce, product, reproduce
 
 
@@ -68,6 +74,27 @@ def test_every_claim_has_a_row_with_its_verdict(done):
     assert "it is 0" in page
     assert "2 trials" in page
     assert not re.search(r'(src|href)="(?!#|data:)', page), "the page must need nothing else"
+
+
+def test_numbers_and_curves_of_a_figure_come_with_it(done):
+    found, page = done
+    links = dict(re.findall(r'download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', page))
+    for name, file in (("parabola.csv", "data.csv"), ("parabola.nc", "data.nc")):
+        assert base64.b64decode(links[name]) == (found[0].folder / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("figure", "title"),
+    [
+        ("11", "Figure 11"),
+        ("7 and 8", "Figures 7 and 8"),
+        ("9 and the learning rates", "Figure 9 and the learning rates"),
+        ("appendix C", "Appendix C"),
+        ("Figure 1b", "Figure 1b"),
+    ],
+)
+def test_a_figure_is_called_what_it_is(figure, title):
+    assert _reproduction_page._title(figure) == title
 
 
 def test_the_verdicts_are_one_json_object(done):
