@@ -164,10 +164,15 @@ def _failed_trials(book: Any) -> list[dict[str, Any]]:
 def print_verdicts(verdicts: Any) -> None:
     for verdict in verdicts:
         typer.echo(
-            f"  {verdict.verdict}: {verdict.claim} (expected {verdict.relation.replace('_', ' ')} "
-            f"{_short(verdict.expected)} ± {_short(verdict.tolerance)}, "
+            f"  {verdict.verdict}: {verdict.claim} (expected {_expected(verdict)}, "
             f"measured {_short(verdict.measured)}; {verdict.reason})"
         )
+
+
+def _expected(verdict: Any) -> str:
+    relation = "" if verdict.relation == "equal" else f"{verdict.relation.replace('_', ' ')} "
+    tolerance = f" ± {_short(verdict.tolerance)}" if verdict.tolerance else ""
+    return f"{relation}{_short(verdict.expected)}{tolerance}"
 
 
 def _print_json(schema: str, content: dict[str, Any]) -> None:

@@ -156,7 +156,7 @@ class Ledger:
             return False
         is_sqlite = len(header) == 100 and header.startswith(b"SQLite format 3\0")
         if not is_sqlite or int.from_bytes(header[68:72], "big") != _APPLICATION_ID:
-            raise invalid("ledger", "a ledger written by recollect", repr(self.path.name))
+            raise invalid("ledger", "a ledger written by recollect", repr(str(self.path)))
         version = int.from_bytes(header[60:64], "big")
         if version > SCHEMA:
             raise invalid(
@@ -215,7 +215,7 @@ class Ledger:
                 raise invalid(
                     "ledger",
                     "an intact file",
-                    f"a damaged one, {self.path.name!r} ({error})",
+                    f"a damaged one, {str(self.path)!r} ({error})",
                     "restore a copy, or move it away and run again",
                 ) from error
             raise OSError(f"ledger: {self.path.name!r} cannot be used ({error})") from error

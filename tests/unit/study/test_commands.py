@@ -29,7 +29,7 @@ def test_run_status_results_export(write_study, tmp_path):
     done = call("run", file)
     assert done.exit_code == 0, done.output
     assert "two: 2 of 2 trials run" in done.output
-    assert "agrees: grows (expected equal 1 ± 0.1, measured 1; exact)" in done.output
+    assert "agrees: grows (expected 1 ± 0.1, measured 1; exact)" in done.output
     assert (tmp_path / "a_study.sqlite").exists()
     assert "2 planned, 0 missing, 0 superseded, 2 ok" in call("status", file).output
     assert "a=2  b=0.5  seed=0  v=1" in call("results", tmp_path / "a_study.sqlite").output
