@@ -19,7 +19,6 @@ TESTS = Path(__file__).resolve().parents[1]
         "contract/test_functionals.py",
         "unit/models/test_recurrence.py",
         "unit/stability/test_perturbation.py",
-        "unit/training/test_train.py",
     ],
 )
 def test_the_default_tests_hold_when_compiled_as_for_users(file):

@@ -17,9 +17,12 @@ LONG = (
     "nonlinear_system",
     "which_parameterisation",
 )
+# Run, and its drawing read, beside the tests of what it draws.
+ELSEWHERE = ("curse_map",)
 EXAMPLES = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LONG else [])
     for path in sorted((ROOT / "examples").glob("*.py"))
+    if path.stem not in ELSEWHERE
 ]
 
 

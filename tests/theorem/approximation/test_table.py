@@ -127,9 +127,9 @@ def test_heavy_tails_at_large_width():
     [
         ("power 2", "l1", 4),
         ("power 2", "linf", 4),
-        ("power 1.1", "l2", 4),
         ("airy", "l2", 4),
-        ("bump at 4", "l1", 4),
+        pytest.param("power 1.1", "l2", 4, marks=pytest.mark.slow),
+        pytest.param("bump at 4", "l1", 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_sample_of_the_table(name, norm, width):

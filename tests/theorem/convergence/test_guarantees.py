@@ -186,7 +186,14 @@ def kept(method):
     return network, signals, values, bound
 
 
-@pytest.mark.parametrize("method", METHODS)
+CONTROLLED = (
+    "projected",
+    "sgd",
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ("plain", "average")),
+)
+
+
+@pytest.mark.parametrize("method", CONTROLLED)
 def test_an_asymmetric_start_breaks_the_bound(method):
     network, signals, values, bound = kept(method)
     # The same units with all signs equal: an output of order √m instead of zero.
@@ -198,7 +205,7 @@ def test_an_asymmetric_start_breaks_the_bound(method):
     assert measured > bound.bound
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CONTROLLED)
 def test_a_start_beyond_the_cutoff_breaks_a_bound_proved_below_it(method):
     network, signals, values, bound = kept(method)
     other = dataclasses.replace(network, weights=2.5 / 0.3 * network.weights, alpha=2.5)
@@ -206,7 +213,9 @@ def test_a_start_beyond_the_cutoff_breaks_a_bound_proved_below_it(method):
     assert measured > bound.bound
 
 
-@pytest.mark.parametrize("method", ["projected", "average", "sgd"])
+@pytest.mark.parametrize(
+    "method", ["projected", "sgd", pytest.param("average", marks=pytest.mark.slow)]
+)
 def test_a_radius_that_is_too_small_cannot_hold_the_target(method):
     network, signals, values, bound = kept(method)
     _, measured = train(network, signals, values, bound, method, 3, 300, 0.01)

@@ -70,7 +70,8 @@ def test_bad_input_is_refused(bad):
         approximation.measure_curse_map(*bad)
 
 
-def test_the_example_runs_and_draws(tmp_path):
+def test_the_example_runs_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location("curse_map_example", _EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
@@ -78,6 +79,7 @@ def test_the_example_runs_and_draws(tmp_path):
     spec.loader.exec_module(module)
     path = tmp_path / "map.svg"
     module.main(quick=True, out=str(path))
+    assert capsys.readouterr().out.strip()
     text = path.read_text("utf-8")
     assert "Theorem 4.2" in text
     assert "stability boundary" in text

@@ -74,7 +74,7 @@ def integrate(function, splits, end, extra=()):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("s", [1e-3, 4.0, 60.0, 0.5 + 2j])
+@pytest.mark.parametrize("s", [1e-3, pytest.param(4.0, marks=pytest.mark.slow), 60.0, 0.5 + 2j])
 def test_laplace_transform_and_derivatives(name, s):
     kernel, function, splits, end = CASES[name]
     near = [x / abs(s) for x in (0.01, 0.1, 1, 3, 10, 40)]
