@@ -257,7 +257,7 @@ class _Workbench:
             before = self.least_squares(width - 1)
         elif width > 1:
             # Beyond what the Hankel operators tell apart, starts are guesses.
-            told = max(len(s.rates(width)) for s in (self.weighted_spectrum, self.spectrum))
+            told = max(s.n_rates for s in (self.weighted_spectrum, self.spectrum))
             if 0 < told < width:
                 before = self.least_squares(told)
         floor = (1e-16 * self.size) ** 2

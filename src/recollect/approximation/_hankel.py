@@ -51,9 +51,14 @@ class HankelSpectrum:
         """Returns the number of singular values that stand above rounding."""
         return int(np.sum(self.singular_values > rtol * self.singular_values[0]))
 
+    @property
+    def n_rates(self) -> int:
+        """The most rates that a truncation has."""
+        return self.usable_width(rtol=1e-15)
+
     def rates(self, width: int) -> np.ndarray:
         """Returns the rates of the balanced truncation (starts: Re may be negative)."""
-        width = min(width, self.usable_width(rtol=1e-15))
+        width = min(width, self.n_rates)
         eigenvalues = np.linalg.eigvals(self.generator[:width, :width])
         if not self.shift:
             return -eigenvalues

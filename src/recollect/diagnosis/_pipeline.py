@@ -82,7 +82,7 @@ def diagnose(
         for o in range(data.outputs.shape[1])
     )
     progress("fitting networks of every width")
-    fits = _fit_outputs(kernel, max_width if width is None else max(width, 1))
+    fits = _fit_outputs(kernel, width, max_width)
     network = _network(fits, width, data.inputs, data.outputs, kernel)
     training = score(data.outputs, np.asarray(network(_filled(data.inputs), dt=data.dt)))
     progress("simulating held-out data")
@@ -155,9 +155,12 @@ def demonstrate(*, progress: Callable[[str], None] = lambda stage: None) -> tupl
     return diagnose(measurements, progress=progress), text.getvalue()
 
 
-def _fit_outputs(kernel: KernelEstimate, max_width: int) -> list[EstimatedWidths]:
+def _fit_outputs(
+    kernel: KernelEstimate, width: int | None, max_width: int
+) -> list[EstimatedWidths]:
+    widest = max_width if width is None else max(width, 1)
     n_outputs = kernel.kernel.shape[1]
-    return [fit_estimate(kernel, output=o, max_width=max_width) for o in range(n_outputs)]
+    return [fit_estimate(kernel, output=o, max_width=widest) for o in range(n_outputs)]
 
 
 def _forecast(fit: EstimatedWidths, width: int | None, dt: float) -> TrainingForecast | None:
@@ -206,7 +209,7 @@ def _held_out(data: Measurements, network: AffineRNN, width, max_width) -> HeldO
         return None
     split = observed[-n_test]
     kernel = estimate_kernel(inputs[:split], outputs[:split], dt=data.dt)
-    fits = _fit_outputs(kernel, max_width if width is None else max(width, 1))
+    fits = _fit_outputs(kernel, width, max_width)
     head = _network(fits, width, inputs[:split], outputs[:split], kernel)
     simulated = np.asarray(head(inputs, dt=data.dt))[split:]
     share = f"the last {100 * data.test_fraction:.0f} % of the samples, fitted on the rest"
