@@ -355,18 +355,27 @@ def _plain_closes(
     **options: Any,
 ) -> bool:
     """Says whether some drift ρ allows the steps that the risk needs: 2Gν²√R/D ≤ ρ."""
-    nu_all, root = math.hypot(nu_w, nu_u), math.sqrt(width)
+    nu_all = math.hypot(nu_w, nu_u)
+    rho, error, squared = _on_drifts(width, nu_all, n_samples, delta, options)
+    with np.errstate(over="ignore", invalid="ignore"):
+        price = 4 * (1 - _SHARE) * risk - 4 * error * math.sqrt(risk)
+        drift = 2 * np.sqrt(squared * risk) * nu_all**2 / price
+        return bool(np.any((price > 0) & (drift <= rho)))
+
+
+def _on_drifts(
+    width: int, nu_all: float, n_samples: int, delta: float, options: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns drifts ρ, and at each what linearising and sampling cost and G², the gradient's bound."""
+    root = math.sqrt(width)
     rho = nu_all * np.geomspace(1e-3, 1e6, 361)
     _, gradient, curvature = _recursions(rho / root, **options)
     start = predict_recursions(**options)
     with np.errstate(over="ignore", invalid="ignore"):
-        bent = curvature * (rho * nu_all + rho**2 / 2)
         sampled = _sampling(start, nu_all, n_samples, delta)
+        bent = curvature * (rho * nu_all + rho**2 / 2)
         error = np.linalg.norm((bent + sampled[:, None]) / root, axis=0)
-        squared = np.sum(gradient**2, axis=0)
-        price = 4 * (1 - _SHARE) * risk - 4 * error * math.sqrt(risk)
-        drift = 2 * np.sqrt(squared * risk) * nu_all**2 / price
-        return bool(np.any((price > 0) & (drift <= rho)))
+        return rho, error, np.sum(gradient**2, axis=0)
 
 
 def require_probability(argument: str, value: Any) -> float:
@@ -503,15 +512,8 @@ def _plain(
     options: dict[str, Any],
 ) -> RiskBound:
     """Finds the least drift ρ that closes the argument: inside the ball x(ρ) holds and keeps it so."""
-    nu_all, root = math.hypot(*nu), math.sqrt(width)
-    rho = nu_all * np.geomspace(1e-3, 1e6, 361)
-    _, gradient, curvature = _recursions(rho / root, **options)
-    start = predict_recursions(**options)
-    with np.errstate(over="ignore", invalid="ignore"):
-        bent = curvature * (rho * nu_all + rho**2 / 2)
-        sampled = _sampling(start, nu_all, n_samples, delta)
-        error = np.linalg.norm((bent + sampled[:, None]) / root, axis=0)
-        squared = np.sum(gradient**2, axis=0)
+    nu_all = math.hypot(*nu)
+    rho, error, squared = _on_drifts(width, nu_all, n_samples, delta, options)
     for place in np.flatnonzero(np.isfinite(error * squared)):
         eta = (
             _SHARE / squared[place]
