@@ -229,12 +229,16 @@ _NO_LONG_MEMORY = (
     "a path of 10 cannot see a rate below 1/10, so nothing tells the two apart: descent leaves a unit near "
     "rate zero for either memory, and the start decides how far the weights may move"
 )
+_NEVER_FALLS = (
+    "a relu unit with a decay of its own never falls, so the memory is missed beyond the trained length: "
+    "these curves start from different misfits"
+)
 _REFUTED = {
     "tanh": _NO_LONG_MEMORY,
     "relu": _NO_LONG_MEMORY,
     "relu, one update per sample": _NO_LONG_MEMORY,
-    "relu, softplus decay": "a relu unit with a decay of its own never falls, so the memory is missed beyond "
-    "the trained length: these curves start from different misfits",
+    "relu, exponential decay": _NEVER_FALLS,
+    "relu, softplus decay": _NEVER_FALLS,
 }
 
 
