@@ -261,20 +261,21 @@ def draw(figure: Any, results: Any) -> None:
     names = [str(name) for name in results.setting.values]
     n_rows = math.ceil(len(names) / 5)
     n_columns = math.ceil(len(names) / n_rows)
-    panels = np.atleast_1d(
-        figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    ).ravel()
+    panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
         for width in results.width.values:
             of = results.sel(setting=name, width=width).squeeze()
-            draw_curve(panel, of, f"m = {width}")
+            draw_curve(panel, of, f"m = {width}").set_markersize(1)
         panel.axhline(LEVEL, color="gray", linewidth=0.8)
-        panel.set_title(name, fontsize="small")
+        panel.set_title(name.replace(", ", ",\n"), fontsize="x-small")
         panel.set(ylim=(1e-5, 1e4))
+        panel.tick_params(labelsize="x-small")
     for panel in panels[len(names) :]:
         panel.set_axis_off()
-    for place in range(n_rows):
-        panels[place * n_columns].set_ylabel("E(β) / power")
-    for panel in panels[max(len(names) - n_columns, 0) : len(names)]:
-        panel.set_xlabel("β")
-    panels[0].legend(frameon=False, fontsize="x-small")
+    figure.supxlabel("β", fontsize="small")
+    figure.supylabel("E(β) / power; dotted: sampled", fontsize="small")
+    handles = panels[0].get_lines()[: 2 * len(results.width) : 2]
+    if len(names) < len(panels):
+        panels[-1].legend(handles=handles, frameon=False, fontsize="x-small", loc="center")
+    else:
+        panels[0].legend(handles=handles, frameon=False, fontsize="x-small")
