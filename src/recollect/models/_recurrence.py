@@ -83,8 +83,8 @@ def choose_form(
 
     Returns:
         The name of the form. On a CPU the sequential one, or for a long diagonal recurrence, and a
-        dense one of middling width with a batch, the compiled one (if its numbers and its activation
-        are known to it) where numba is installed (`pip install recollect[fast]`); on an accelerator
+        dense one of middling width with a batch in double precision, the compiled one (if its
+        numbers and its activation are known to it) where numba is installed (`pip install recollect[fast]`); on an accelerator
         the parallel ones where a sequence is long enough to fill it.
     """
     require_choice("kind", kind, _FORMS)
@@ -210,7 +210,9 @@ def nonlinear_dense_states(
     """
     is_elman = not (is_tracer(leak) or is_tracer(gain)) and (leak, gain) == (0.0, 1.0)
     if is_elman and activation in CURVED:
-        form = _compiled_form("elman", form, REAL_DTYPES, drive, weights, *_given(initial))
+        # In single precision XLA's loop is as fast, and needs one thread for it.
+        dtypes = REAL_DTYPES if form == "compiled" else ("float64",)
+        form = _compiled_form("elman", form, dtypes, drive, weights, *_given(initial))
     else:
         form = _form("dense", form, drive)
     if is_tracer(leak) or is_tracer(gain):

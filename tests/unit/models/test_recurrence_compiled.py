@@ -331,6 +331,14 @@ def test_it_is_chosen_where_it_pays_and_refused_by_name():
         through(jnp.ones(3, "complex64"), jnp.ones((5, 3)), form="compiled")
     with pytest.raises(ValueError, match="form: expected one of scan, sequential, got 'compiled'"):
         models.linear_dense_states(np.ones((3, 3)), long, form="compiled")
+    wide = np.ones((600, 20, 64))
+    for dtype, is_compiled in (("float64", True), ("float32", False)):
+        with jax.enable_x64(True):
+            gradient = jax.grad(lambda w, u: jnp.sum(dense(w, u)))
+            program = str(
+                jax.make_jaxpr(gradient)(jnp.eye(64, dtype=dtype), jnp.asarray(wide, dtype))
+            )
+        assert ("recollect_adjoint_dense" in program) == is_compiled
     for options in ({"activation": "relu"}, {"leak": 1.0}, {"gain": 0.5}):
         with pytest.raises(ValueError, match="expected one of scan, sequential, got 'compiled'"):
             dense(np.eye(3), long, form="compiled", **options)
