@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from recollect._core._check import invalid
 from recollect.study._study import Recipe, Trial
 from recollect.study._threads import ONE_THREAD, cores, one_blas_thread
 from recollect.study._trial import (
@@ -121,6 +123,11 @@ def run_on_dask(recipe: Recipe, trials: Iterator[Trial], *, address: Any) -> Ite
             "pip install 'recollect[cluster]'"
         ) from None
     own = not isinstance(address, Client)
+    if isinstance(address, str) and not re.fullmatch(
+        r"(\w+://)?[^/\s]+:\d+/?|inproc://\S+", address
+    ):
+        # A client that cannot read its address takes 40 s to give up, and says so at length.
+        raise invalid("scheduler", "an address such as tcp://host:8786", repr(address))
     client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False) if own else address
     batches = _Batches(trials)
     waiting: dict[Any, Batch] = {}

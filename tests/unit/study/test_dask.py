@@ -80,3 +80,10 @@ def test_no_scheduler_there(make_study, tmp_path, monkeypatch):
     monkeypatch.setattr(_executors, "_CONNECT_SECONDS", 1)
     with pytest.raises(OSError, match="127"):
         run(study, tmp_path / "s.sqlite", scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "", "tcp://head", "10.0.0.1"])
+def test_what_is_no_address_is_refused_at_once(make_study, tmp_path, address):
+    study = make_study("def f(i): return i\nstudy = Study('s', f, product(i=range(3)))")
+    with pytest.raises(ValueError, match=r"scheduler: expected an address such as tcp://host:8786"):
+        run(study, tmp_path / "s.sqlite", scheduler=address)
