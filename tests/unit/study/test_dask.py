@@ -45,6 +45,8 @@ def bits(path):
 def test_the_same_bits_on_a_cluster_while_workers_leave_and_join(make_study, tmp_path, cluster):
     study = make_study(BODY)
     run(study, tmp_path / "here.sqlite")
+    # On a busy machine one worker would do all before the other is there.
+    cluster.wait_for_workers(2, timeout=60)
 
     def disturb(done, total, failed):
         if done > 10 and not threads:
