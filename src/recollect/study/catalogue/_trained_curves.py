@@ -239,6 +239,8 @@ _REFUTED = {
     "relu, one update per sample": _NO_LONG_MEMORY,
     "relu, exponential decay": _NEVER_FALLS,
     "relu, softplus decay": _NEVER_FALLS,
+    "tanh, attention": "no student of attention holds beyond the trained length, at any width: there "
+    "is no approximation whose radius could move",
 }
 
 
