@@ -365,6 +365,8 @@ def reproduce(
         for entry in done:
             over = " (over its budget)" if entry.is_over_budget else ""
             print(f"{entry.name}: {entry.seconds:.0f} s of computing{over}, {entry.folder}")
+            if not entry.status.is_ok:
+                print(f"  {entry.status.code}: {entry.status.message}")
             print_verdicts(entry.verdicts)
         print(f"page: {page}")
     if any(entry.n_failed or not entry.status.is_ok for entry in done):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from recollect.report._diagnosis_page import number
 from recollect.report._svg import figure, style, svg
-from recollect.study import Reproduction, Verdict
+from recollect.study import Reproduction, Verdict, read_reproductions
+from recollect.study._ledger import write_whole
 from recollect.study._reproduce import verdict_record
 from recollect.study.catalogue import QUICK_SECONDS
 
@@ -30,14 +31,15 @@ _PAPERS = {
 def write_reproduction(reproductions: Sequence[Reproduction], out: str | Path) -> Path:
     """Writes `index.html` beside the entries' folders, all or nothing, and returns its path.
 
+    The page shows every entry the folder holds: those of earlier calls are read again.
+
     Args:
         reproductions: what `study.reproduce` returned.
         out: the folder it was given.
     """
     path = Path(out) / "index.html"
-    fresh = path.with_name(".index.html")
-    fresh.write_text(reproduction_page(reproductions), encoding="utf-8")
-    fresh.replace(path)
+    page = reproduction_page(read_reproductions(out, fresh=reproductions))
+    write_whole(path, page.encode())
     return path
 
 
@@ -118,12 +120,9 @@ def _entry(entry: Reproduction) -> str:
         + f", {_duration(entry.seconds)} of computing, {'quick' if entry.quick else 'full'} grid."
         + (f" Over the budget of {QUICK_SECONDS} s." if entry.is_over_budget else "")
     )
-    failed = (
-        "" if entry.status.is_ok else f'<div class="note">{html.escape(entry.status.message)}</div>'
-    )
     return (
         f'<section id="{entry.name}"><h2>{html.escape(_title(study.figure))}</h2>'
-        f"{failed or _drawn(entry)}"
+        f"{_drawn(entry)}"
         f'<p class="muted">{html.escape(facts)} {_data_link(entry)}</p>'
         f"<details><summary>The Python that makes it</summary><pre>{html.escape(_code(entry))}</pre>"
         "</details></section>"
@@ -131,14 +130,24 @@ def _entry(entry: Reproduction) -> str:
 
 
 def _drawn(entry: Reproduction) -> str:
-    with style():
-        drawn = figure(7.2, 4.2)
-        entry.draw(drawn)
+    if not entry.status.is_ok:
+        return _note(entry.status.message)
     caption = "; ".join(verdict.claim.rstrip(".") for verdict in entry.verdicts)
+    try:
+        with style():
+            drawn = figure(7.2, 4.2)
+            entry.draw(drawn)
+            plot = svg(drawn, entry.name, caption)
+    except Exception as error:  # an interrupted study may hold too little to draw
+        return _note(f"the figure was not drawn: {type(error).__name__}: {error}")
     return (
-        f'<figure><div class="plot">{svg(drawn, entry.name, caption)}</div>'
+        f'<figure><div class="plot">{plot}</div>'
         f"<figcaption>{html.escape(entry.name)}</figcaption></figure>"
     )
+
+
+def _note(message: str) -> str:
+    return f'<div class="note">{html.escape(message)}</div>'
 
 
 def _named(figure: str) -> str:
@@ -153,7 +162,12 @@ def _title(figure: str) -> str:
 
 
 def _data_link(entry: Reproduction) -> str:
-    return "Its data: " + ", ".join(_link(entry, suffix, words) for suffix, words in _DATA.items())
+    links = [
+        _link(entry, suffix, words)
+        for suffix, words in _DATA.items()
+        if (entry.folder / f"data.{suffix}").exists()
+    ]
+    return f"Its data: {', '.join(links)}" if links else ""
 
 
 def _link(entry: Reproduction, suffix: str, words: str) -> str:

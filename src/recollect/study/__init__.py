@@ -14,7 +14,12 @@ from recollect.study._grid import (
     zipped,
 )
 from recollect.study._ledger import Ledger, Row
-from recollect.study._reproduce import Reproduction, catalogue_entry, reproduce
+from recollect.study._reproduce import (
+    Reproduction,
+    catalogue_entry,
+    read_reproductions,
+    reproduce,
+)
 from recollect.study._results import export, to_xarray
 from recollect.study._run import Completion, judge, run
 from recollect.study._study import Study, Trial, load_study
@@ -39,6 +44,7 @@ __all__ = [
     "points",
     "product",
     "read_chunks",
+    "read_reproductions",
     "reproduce",
     "run",
     "sampled",

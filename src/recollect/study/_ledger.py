@@ -368,6 +368,11 @@ class Ledger:
             row = self._db.execute("SELECT text FROM description").fetchone()
         return json.loads(row[0]) if row else {}
 
+    def plan(self) -> list[str]:
+        """Returns the ids of the planned trials, in the order of the grid."""
+        with self._plain_errors():
+            return [id for (id,) in self._db.execute("SELECT trial FROM plan ORDER BY position")]
+
     def count(self) -> dict[str, int]:
         """Returns numbers of trials: planned, missing, kept from elsewhere, and per status."""
         with self._plain_errors():

@@ -6,13 +6,14 @@ import dataclasses
 import importlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recollect._core._check import did_you_mean, invalid
 from recollect._core._status import Status
-from recollect.study._claims import Verdict
+from recollect.study._claims import Verdict, weigh
 from recollect.study._ledger import Ledger, write_whole
 from recollect.study._results import export, to_xarray
 from recollect.study._run import judge, run
@@ -34,7 +35,7 @@ class Reproduction:
         quick: whether that was the smaller grid.
         n_failed: trials that failed.
         seconds: computing time of its trials, in earlier runs too.
-        status: whether its figure could be drawn.
+        status: whether it could be run and its figure drawn.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -84,7 +85,9 @@ def reproduce(
     """Returns the verdicts on published claims, after running the studies behind them.
 
     Each entry gets a folder with `ledger.sqlite`, `data.nc`, `data.csv` and `figure.svg`;
-    `verdicts.json` lists every verdict. Run again with the same folder, only what is missing runs.
+    `verdicts.json` lists the verdicts on all entries the folder holds, those of earlier calls too.
+    Run again with the same folder, only what is missing runs. An entry whose ledger is damaged, or
+    in the hands of another driver, is undecided, and the others go on.
 
     Args:
         names: entries of the catalogue; none means all of them.
@@ -108,9 +111,26 @@ def reproduce(
         finished.append(
             _reproduce_one(name, out / name, quick, n_workers=n_workers, scheduler=scheduler)
         )
-    content = json.dumps(verdict_record(finished), indent=2) + "\n"
+    content = json.dumps(verdict_record(read_reproductions(out, fresh=finished)), indent=2) + "\n"
     write_whole(out / "verdicts.json", content.encode())
     return tuple(finished)
+
+
+def read_reproductions(
+    out: str | Path, *, fresh: Sequence[Reproduction] = ()
+) -> tuple[Reproduction, ...]:
+    """Returns what a folder of `reproduce` holds, judged anew, in the catalogue's order; runs nothing.
+
+    An entry without a finished trial is left out, and so, with a warning, is one whose ledger is
+    damaged or holds a grid that is no longer the catalogue's.
+
+    Args:
+        out: the folder `reproduce` was given.
+        fresh: taken as they are, instead of being read.
+    """
+    known = {entry.name: entry for entry in fresh}
+    found = (known.get(name) or _read_one(name, Path(out) / name) for name in ENTRIES)
+    return tuple(entry for entry in found if entry is not None)
 
 
 def verdict_record(reproductions: Sequence[Reproduction]) -> dict[str, Any]:
@@ -134,19 +154,56 @@ def _reproduce_one(
     ledger = folder / "ledger.sqlite"
     entry = catalogue_entry(name)
     study: Study = entry.build_study(quick=quick)
-    completion = run(study, ledger, n_workers=n_workers, scheduler=scheduler)
-    for suffix in (".nc", ".csv"):
-        export(ledger, folder / f"data{suffix}", overwrite=True)
-    status = Status()
+    try:
+        run(study, ledger, n_workers=n_workers, scheduler=scheduler)
+        for suffix in (".nc", ".csv"):
+            export(ledger, folder / f"data{suffix}", overwrite=True)
+    except (ValueError, BlockingIOError) as error:  # of this ledger: the other entries have theirs
+        return _not_run(name, folder, study, quick, str(error))
     try:
         write_whole(folder / "figure.svg", _svg(entry.draw, to_xarray(ledger), name))
     except Exception as error:  # the other entries and this one's verdicts are still worth having
         status = Status("failed", f"the figure was not drawn: {type(error).__name__}: {error}")
+        return _judged(name, folder, study, quick, status)
+    return _judged(name, folder, study, quick)
+
+
+def _read_one(name: str, folder: Path) -> Reproduction | None:
+    ledger = folder / "ledger.sqlite"
+    if not ledger.exists():
+        return None
+    try:
+        with Ledger(ledger, must_exist=True) as book:
+            plan, counts = book.plan(), book.count()
+        if counts["missing"] == counts["planned"]:
+            return None
+        for quick in (False, True):
+            study: Study = catalogue_entry(name).build_study(quick=quick)
+            if plan == [trial.id for trial in study.trials()]:
+                return _judged(name, folder, study, quick)
+        message = f"the grid in {str(ledger)!r} is no longer the catalogue's: run {name} again"
+    except ValueError as error:
+        message = str(error).removeprefix("ledger: ")
+    warnings.warn(f"ledger: {name} is left out: {message}", stacklevel=4)
+    return None
+
+
+def _judged(
+    name: str, folder: Path, study: Study, quick: bool, status: Status = Status()
+) -> Reproduction:
+    ledger = folder / "ledger.sqlite"
+    verdicts = judge(study, ledger)
     with Ledger(ledger, must_exist=True) as book:
-        seconds = book.seconds()
-    return Reproduction(
-        judge(study, ledger), name, folder, study, quick, completion.n_failed, seconds, status
+        seconds, n_failed = book.seconds(), book.count().get("failed", 0)
+    return Reproduction(verdicts, name, folder, study, quick, n_failed, seconds, status)
+
+
+def _not_run(name: str, folder: Path, study: Study, quick: bool, why: str) -> Reproduction:
+    verdicts = tuple(
+        weigh(claim, None, figure=study.figure, paper=study.paper, seconds=0.0, gaps=why)
+        for claim in study.claims
     )
+    return Reproduction(verdicts, name, folder, study, quick, 0, 0.0, Status("failed", why))
 
 
 def _svg(draw: Callable[[Any, Any], None], results: Any, name: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -14,6 +15,7 @@ import types
 import numpy as np
 import pytest
 
+from recollect import Status
 from recollect.report import (
     _reproduction_page,
     reproduction_page,
@@ -156,3 +158,11 @@ def measure_in_browser(page, width, folder):
 
 def test_the_page_of_nothing_is_a_page():
     assert reproduction_page(()).startswith("<!doctype html>")
+
+
+def test_an_entry_without_figure_and_data_says_why(done):
+    found, _ = done
+    failed = dataclasses.replace(found[0], status=Status("failed", "a damaged <ledger>"))
+    page = reproduction_page([failed])
+    assert "a damaged &lt;ledger&gt;" in page
+    assert "<figure>" not in page

@@ -8,13 +8,24 @@ import types
 import numpy as np
 import pytest
 
-from recollect.study import Claim, Study, _reproduce, product, reproduce
+from recollect.study import (
+    Claim,
+    Ledger,
+    Study,
+    _reproduce,
+    product,
+    read_reproductions,
+    reproduce,
+)
 from recollect.study.catalogue import ENTRIES
 
 CALLS: list[float] = []
+STOPS: set[float] = set()
 
 
 def line(slope):
+    if slope in STOPS:
+        raise KeyboardInterrupt
     CALLS.append(slope)
     return {"y": np.arange(3) * slope}
 
@@ -34,12 +45,13 @@ def small_catalogue(monkeypatch):
     module = types.ModuleType("a_small_entry")
     module.build_study, module.draw = build_study, draw  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_small_entry", module)
-    monkeypatch.setattr(_reproduce, "ENTRIES", {"line": "a_small_entry"})
+    entries = {"line": "a_small_entry", "another": "a_small_entry"}
+    monkeypatch.setattr(_reproduce, "ENTRIES", entries)
     CALLS.clear()
 
 
 def test_an_entry_leaves_figure_data_and_verdicts(small_catalogue, tmp_path):
-    (done,) = reproduce(out=tmp_path, quick=True)
+    (done,) = reproduce(["line"], out=tmp_path, quick=True)
     assert [v.verdict for v in done.verdicts] == ["agrees"]
     names = {p.name for p in (tmp_path / "line").iterdir()}
     assert names == {"ledger.sqlite", "data.nc", "data.csv", "figure.svg"}
@@ -91,7 +103,60 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_rest(
         raise KeyError("no such variable")
 
     monkeypatch.setattr(sys.modules["a_small_entry"], "draw", fail)
-    (done,) = reproduce(out=tmp_path, quick=True)
-    assert done.status.code == "failed"
+    done, other = reproduce(out=tmp_path, quick=True)
+    assert done.status.code == other.status.code == "failed"
     assert "no such variable" in done.status.message
     assert [v.verdict for v in done.verdicts] == ["agrees"]
+
+
+def test_naming_an_entry_keeps_what_is_known_of_the_others(small_catalogue, tmp_path):
+    reproduce(out=tmp_path)
+    (again,) = reproduce(["another"], out=tmp_path, quick=True)
+    assert again.name == "another"
+    kept = read_reproductions(tmp_path, fresh=[again])
+    assert [(entry.name, entry.quick) for entry in kept] == [("line", False), ("another", True)]
+    assert kept[1] is again
+    assert [v.verdict for entry in kept for v in entry.verdicts] == ["agrees", "agrees"]
+    record = json.loads((tmp_path / "verdicts.json").read_text())
+    assert [verdict["entry"] for verdict in record["verdicts"]] == ["line", "another"]
+
+
+def test_an_entry_that_stopped_halfway_is_read_as_undecided(small_catalogue, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "STOPS", {2.0})
+    reproduce(["line"], out=tmp_path, quick=True)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(["line"], out=tmp_path)
+    (kept,) = read_reproductions(tmp_path)
+    assert not kept.quick
+    (verdict,) = kept.verdicts
+    assert verdict.verdict == "undecided"
+    assert verdict.reason == "of 2 trials 1 missing"
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "taken"])
+def test_an_entry_whose_ledger_cannot_be_used_does_not_stop_the_rest(
+    small_catalogue, tmp_path, trouble
+):
+    reproduce(["line"], out=tmp_path, quick=True)
+    ledger = tmp_path / "line" / "ledger.sqlite"
+    if trouble == "damaged":
+        ledger.write_bytes(b"no ledger")
+        bad, good = reproduce(out=tmp_path, quick=True)
+        assert ledger.read_bytes() == b"no ledger"
+    else:
+        with Ledger(ledger) as other:
+            other.acquire()
+            bad, good = reproduce(out=tmp_path, quick=True)
+    assert bad.status.code == "failed"
+    assert [v.verdict for v in bad.verdicts] == ["undecided"]
+    assert good.status.is_ok
+    assert [v.verdict for v in good.verdicts] == ["agrees"]
+
+
+def test_what_a_folder_holds_is_read_without_what_cannot_be_judged(small_catalogue, tmp_path):
+    assert read_reproductions(tmp_path) == ()
+    reproduce(out=tmp_path, quick=True)
+    (tmp_path / "line" / "ledger.sqlite").write_bytes(b"no ledger")
+    with pytest.warns(UserWarning, match="line is left out: expected a ledger"):
+        (kept,) = read_reproductions(tmp_path)
+    assert kept.name == "another"
