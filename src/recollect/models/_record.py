@@ -17,6 +17,7 @@ import safetensors.numpy
 
 from recollect._core._check import did_you_mean, invalid, is_tracer, wrong_type
 from recollect._core._discretise import Euler, ZeroOrderHold
+from recollect._core._files import write_whole
 from recollect.models import (
     _affine,
     _attention,
@@ -92,8 +93,8 @@ def save(model: Any, path: str | os.PathLike[str], *, unit: str | None = None) -
     }
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     numbers, description = _paths(path)
-    _replace(numbers, blob)
-    _replace(description, text.encode())
+    write_whole(numbers, blob)
+    write_whole(description, text.encode())
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -253,15 +254,6 @@ def _paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
     if stem.suffix in (".json", ".safetensors"):
         stem = stem.with_suffix("")
     return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _damaged(path: pathlib.Path, reason: str) -> ValueError:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from recollect._core._files import write_whole
 from recollect.diagnosis import LayerReport, ModelReport
 from recollect.diagnosis._outputs import plan_file
 from recollect.report import _svg
@@ -27,10 +28,7 @@ def write_model_page(report: ModelReport, path: str | Path) -> None:
     Raises:
         ValueError: if the file exists, or cannot be written.
     """
-    path = plan_file(Path(path))
-    fresh = path.with_name(f".{path.name}")
-    fresh.write_text(model_page(report), encoding="utf-8")
-    fresh.replace(path)
+    write_whole(plan_file(Path(path)), model_page(report).encode())
 
 
 def model_page(report: ModelReport) -> str:

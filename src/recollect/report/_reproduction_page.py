@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from recollect._core._files import write_whole
 from recollect.report._diagnosis_page import number
 from recollect.report._svg import figure, style, svg
 from recollect.study import Reproduction, Verdict, read_reproductions
-from recollect.study._ledger import write_whole
 from recollect.study._reproduce import verdict_record
 from recollect.study.catalogue import QUICK_SECONDS
 

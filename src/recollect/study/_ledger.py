@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from recollect._core._check import invalid
+from recollect._core._files import PARTIAL, write_whole
 from recollect._core._status import Status
 from recollect.study._grid import canonical_text
 from recollect.study._trial import Outcome
@@ -355,7 +356,7 @@ class Ledger:
             return
         query = "SELECT 1 FROM trial WHERE arrays_file = ?"
         for file in self.arrays_folder.iterdir():
-            if file.suffix not in (".npz", ".partial"):
+            if file.suffix not in (".npz", PARTIAL):
                 continue
             if self._db.execute(query, (file.name,)).fetchone() is None:
                 file.unlink(missing_ok=True)
@@ -449,21 +450,6 @@ class Ledger:
                 f"{name or 'a row'} that is missing or damaged ({type(error).__name__})",
                 "restore the folder beside the ledger, or delete the row and run again",
             ) from error
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, whatever happens meanwhile."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _judge_lease(holder: str, host: str, process: str, heartbeat: float, *, now: float) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from recollect._core._check import did_you_mean, invalid
+from recollect._core._files import write_whole
 from recollect._core._status import Status
 from recollect.study._claims import Verdict, weigh
-from recollect.study._ledger import Ledger, write_whole
+from recollect.study._ledger import Ledger
 from recollect.study._results import export, to_xarray
 from recollect.study._run import judge, run
 from recollect.study._study import Study

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recollect._core._check import require_choice
+from recollect._core._files import write_whole
 from recollect.study._grid import canonical_text
-from recollect.study._ledger import Ledger, Row, write_whole
+from recollect.study._ledger import Ledger, Row
 
 if TYPE_CHECKING:
     import xarray

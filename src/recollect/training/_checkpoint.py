@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -12,10 +11,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from recollect._core._files import PARTIAL, write_whole
+
 _SCHEMA = "recollect.checkpoint"
 _VERSION = 1
 _RECORD = "checkpoint.json"
-_UNFINISHED = ".unfinished-"
 
 
 def write_checkpoint(
@@ -26,7 +26,7 @@ def write_checkpoint(
     # Not np.ascontiguousarray, which gives a scalar an axis.
     blob = safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in tensors.items()})
     name = f"step-{step:012d}.safetensors"
-    _replace(directory / name, blob)
+    write_whole(directory / name, blob)
     record = {
         "schema": _SCHEMA,
         "version": _VERSION,
@@ -35,7 +35,7 @@ def write_checkpoint(
         "sha256": hashlib.sha256(blob).hexdigest(),
         "fingerprint": fingerprint,
     }
-    _replace(directory / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    write_whole(directory / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
     for old in directory.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def read_checkpoint(
         ValueError: if a file is damaged, or belongs to another run.
     """
     path = directory / _RECORD
-    for left in directory.glob(f"{_UNFINISHED}*"):  # by a process that was killed
+    for left in directory.glob(f".*{PARTIAL}"):  # by a process that was killed
         left.unlink(missing_ok=True)
     try:
         record = json.loads(path.read_bytes())
@@ -87,15 +87,3 @@ def hash_arrays(*arrays: Any) -> str:
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(f"{_UNFINISHED}{os.getpid()}-{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
