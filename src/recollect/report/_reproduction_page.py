@@ -15,7 +15,7 @@ from pathlib import Path
 from recollect._core._files import write_whole
 from recollect.report._diagnosis_page import number
 from recollect.report._svg import figure, style, svg
-from recollect.study import Reproduction, Verdict, read_reproductions
+from recollect.study import Reproduction, Study, Verdict, read_reproductions
 from recollect.study._reproduce import verdict_record
 from recollect.study.catalogue import QUICK_SECONDS
 
@@ -63,6 +63,7 @@ def reproduction_page(reproductions: Sequence[Reproduction]) -> str:
 <header><h1>{title}</h1>{_sources(reproductions)}</header>
 <main>
 <div class="verdict">{_cards(reproductions)}</div>
+{_contents(reproductions)}
 <section><h2>Claims</h2>{_claims(reproductions)}</section>
 {"".join(_entry(entry) for entry in reproductions)}
 </main>
@@ -88,8 +89,21 @@ def _cards(reproductions: Sequence[Reproduction]) -> str:
     return "".join(f"<div><b>{value}</b><span>{words}</span></div>" for value, words in cards)
 
 
+def _contents(reproductions: Sequence[Reproduction]) -> str:
+    papers: dict[str, list[str]] = {}
+    for entry in reproductions:
+        link = f'<a href="#{entry.name}">{html.escape(_named(entry.study.figure))}</a>'
+        papers.setdefault(entry.study.paper, []).append(link)
+    lines = (f"{html.escape(paper)}: {', '.join(links)}" for paper, links in sorted(papers.items()))
+    return f'<nav class="muted">{"<br>".join(lines)}</nav>'
+
+
 def _claims(reproductions: Sequence[Reproduction]) -> str:
-    rows = "".join(_claim_row(entry, v) for entry in reproductions for v in entry.verdicts)
+    # What a reader would not expect comes first.
+    order = ("disagrees", "undecided", "agrees")
+    found = [(entry, verdict) for entry in reproductions for verdict in entry.verdicts]
+    found.sort(key=lambda pair: order.index(pair[1].verdict))
+    rows = "".join(_claim_row(entry, verdict) for entry, verdict in found)
     head = "<tr><th>claim</th><th>paper</th><th>expected</th><th>measured</th><th>verdict</th></tr>"
     return f'<div class="scroll"><table class="claims"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
@@ -114,14 +128,14 @@ def _entry(entry: Reproduction) -> str:
     study = entry.study
     n_seeds = len(study.seed_values)
     facts = (
-        f"Paper {study.paper}. {study.n_trials} trials"
+        f"{study.n_trials} trials"
         + (f", seeds {study.seed_values[0]} to {study.seed_values[-1]}" if n_seeds > 1 else "")
         + (f", {entry.n_failed} failed" if entry.n_failed else "")
         + f", {_duration(entry.seconds)} of computing, {'quick' if entry.quick else 'full'} grid."
         + (f" Over the budget of {QUICK_SECONDS} s." if entry.is_over_budget else "")
     )
     return (
-        f'<section id="{entry.name}"><h2>{html.escape(_title(study.figure))}</h2>'
+        f'<section id="{entry.name}"><h2>{html.escape(_title(study))}</h2>'
         f"{_drawn(entry)}"
         f'<p class="muted">{html.escape(facts)} {_data_link(entry)}</p>'
         f"<details><summary>The Python that makes it</summary><pre>{html.escape(_code(entry))}</pre>"
@@ -156,8 +170,10 @@ def _named(figure: str) -> str:
     return f"figure{several} {figure}" if figure[:1].isdigit() else figure
 
 
-def _title(figure: str) -> str:
-    named = _named(figure)
+def _title(study: Study) -> str:
+    # A paper is A, B or C; an own entry may have none, or another name.
+    place = f"Paper {study.paper}" if len(study.paper) == 1 else study.paper
+    named = ", ".join(part for part in (place, _named(study.figure)) if part)
     return named[:1].upper() + named[1:]
 
 

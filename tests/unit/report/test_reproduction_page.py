@@ -71,7 +71,7 @@ def done(tmp_path_factory):
 def test_every_claim_has_a_row_with_its_verdict(done):
     _, page = done
     rows = re.findall(r'<tr class="(\w+)">', page)
-    assert rows == ["agrees", "disagrees", "undecided"]
+    assert rows == ["disagrees", "undecided", "agrees"]
     assert "Steep &lt;enough&gt;." in page
     assert "it is 0" in page
     assert "2 trials" in page
@@ -86,17 +86,20 @@ def test_numbers_and_curves_of_a_figure_come_with_it(done):
 
 
 @pytest.mark.parametrize(
-    ("figure", "title"),
+    ("paper", "figure", "title"),
     [
-        ("11", "Figure 11"),
-        ("7 and 8", "Figures 7 and 8"),
-        ("9 and the learning rates", "Figure 9 and the learning rates"),
-        ("appendix C", "Appendix C"),
-        ("Figure 1b", "Figure 1b"),
+        ("A", "11", "Paper A, figure 11"),
+        ("B", "7 and 8", "Paper B, figures 7 and 8"),
+        ("B", "9 and the learning rates", "Paper B, figure 9 and the learning rates"),
+        ("B", "appendix C", "Paper B, appendix C"),
+        ("A", "Figure 1b", "Paper A, Figure 1b"),
+        ("", "a curve", "A curve"),
+        ("Doe 2030", "2", "Doe 2030, figure 2"),
     ],
 )
-def test_a_figure_is_called_what_it_is(figure, title):
-    assert _reproduction_page._title(figure) == title
+def test_a_figure_is_called_what_it_is(paper, figure, title):
+    study = Study("parabola", parabola, product(slope=[1.0]), figure=figure, paper=paper)
+    assert _reproduction_page._title(study) == title
 
 
 def test_the_verdicts_are_one_json_object(done):

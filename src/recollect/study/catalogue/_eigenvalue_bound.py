@@ -181,9 +181,15 @@ def draw(figure: Any, results: Any) -> None:
     left, middle, right = figure.subplots(1, 3)
     for panel, kind, name in ((left, "tanh", "width"), (middle, "gru", "gain")):
         x = _of(results, kind, name)
-        panel.plot(x, _of(results, kind, "bound"), "o-", markersize=4, label="-max Re λ at rest")
-        rate = _of(results, kind, "memory_rate")
-        panel.plot(x, rate, "s--", markersize=4, label="rate of the memory")
+        for value, style, color, label in (
+            ("bound", "o-", "C0", "-max Re λ at rest"),
+            ("memory_rate", "s--", "C1", "rate of the memory"),
+        ):
+            found = _of(results, kind, value)
+            places = np.unique(x)
+            typical = [np.median(found[x == place]) for place in places]
+            panel.plot(places, typical, style, color=color, markersize=4, label=label)
+            panel.plot(x, found, style[0], color=color, markersize=2, alpha=0.4)
         panel.set(xlabel=name, title=kind)
         panel.legend(frameon=False, fontsize="x-small")
         for value, share in (("growth_within", 1 - _BEYOND), ("growth_beyond", 1 + _BEYOND)):

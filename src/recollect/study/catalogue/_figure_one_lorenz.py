@@ -106,9 +106,10 @@ def draw(figure: Any, results: Any) -> None:
     axes = figure.subplots()
     names = list(dict.fromkeys(str(name) for name in results.system.values))
     for index, system in enumerate(names):
-        draw_curves(axes, _of(results, system), system, f"C{index}")
+        label = system.replace("lorenz ", "Lorenz 96, p = ")
+        draw_curves(axes, _of(results, system), label, f"C{index}")
     axes.set(xlabel="steps of Adam", ylabel="loss / power of the output")
-    axes.legend(frameon=False, fontsize="small", title="lorenz p: Lorenz 96")
+    axes.legend(frameon=False, fontsize="small")
 
 
 def _of(results: Any, system: str) -> Any:

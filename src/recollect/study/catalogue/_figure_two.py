@@ -77,11 +77,15 @@ def build_study(
 
 def draw(figure: Any, results: Any) -> None:
     """Fills a figure: loss against flow time, one curve per delay."""
+    from matplotlib import colormaps
+
     axes = figure.subplots()
     of = results.squeeze(("base", "share"))
-    for delay in of.delay.values:
+    delays = of.delay.values
+    shades = colormaps["viridis"](np.linspace(0, 0.9, len(delays)))
+    for delay, shade in zip(delays, shades, strict=True):
         curve = of.sel(delay=delay)
-        axes.semilogx(curve.flow_time, curve.loss, label=f"1/ω = {delay:g}")
+        axes.semilogx(curve.flow_time, curve.loss, color=shade, label=f"1/ω = {delay:g}")
     axes.set(xlabel="flow time", ylabel="loss")
     axes.legend(frameon=False, fontsize="small")
 

@@ -151,7 +151,9 @@ def draw(figure: Any, results: Any) -> None:
         xlim=(0.5 - _HALF_WIDTH, 0.5 + _HALF_WIDTH),
         ylim=(-0.75, 0.75),
     )
-    left.legend(frameon=False, fontsize="x-small", loc="lower right")
+    left.legend(
+        frameon=False, fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2
+    )
     right.axhline(0.0, color="gray", linewidth=0.8)
     right.plot(of.share, of.lowest_curvature, marker="o", markersize=3, label="least eigenvalue")
     right.plot(of.share, of.determinant, marker="s", markersize=3, label="det M")

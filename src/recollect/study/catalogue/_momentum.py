@@ -111,11 +111,11 @@ def build_study(*, quick: bool, target: str = TARGET) -> Study:
 def draw(figure: Any, results: Any) -> None:
     """Fills a figure: escape time against ε on quadratics, against 1/ω on the plateau."""
     left, right = figure.subplots(1, 2)
-    for method in _METHODS:
+    for method, style in zip(_METHODS, ("-", "-", ":"), strict=True):
         sizes, times = _times(results, "quadratic", method)
-        left.loglog(1 / sizes, times, marker="o", markersize=3, label=method)
+        left.loglog(1 / sizes, times, style, marker="o", markersize=3, label=method)
         sizes, times = _times(results, "plateau", method)
-        right.semilogy(sizes, times, marker="o", markersize=3, label=method)
+        right.semilogy(sizes, times, style, marker="o", markersize=3, label=method)
     left.set(xlabel="1/ε, inverse of the negative curvature", ylabel="escape time")
     right.set(xlabel="1/ω", ylabel="escape time from the plateau")
     left.legend(frameon=False, fontsize="small")

@@ -127,4 +127,4 @@ def draw(figure: Any, results: Any) -> None:
     panels[0].legend(frameon=False, fontsize="x-small")
     panels[2].set(xlabel="width", ylabel="β at which the error is 0.1")
     mark_widths(panels[2], results.width.values)
-    panels[2].legend(frameon=False, fontsize="x-small")
+    panels[2].legend(frameon=False, fontsize="x-small", loc="upper right", bbox_to_anchor=(1, 0.94))

@@ -120,7 +120,7 @@ def draw(figure: Any, results: Any) -> None:
         panels[1 + place].set(xlabel="β", title=f"{memory}, width {int(results.width.max())}")
         panels[1 + place].set_xlim(0, 1)
         panels[1 + place].legend(frameon=False, fontsize="x-small")
-    mark_widths(panels[0], results.width.values)
+    mark_widths(panels[0], results.width.values[::2])
     panels[0].set(xlabel="width", ylabel="radius from which the error is infinite")
     panels[0].legend(frameon=False, fontsize="x-small")
     panels[1].set_ylabel("largest change of the kernel")
