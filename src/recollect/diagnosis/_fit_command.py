@@ -6,6 +6,7 @@ Imports nothing heavy at the top: a misspelt norm must be answered at once.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,14 @@ def require_request(
     text: str, *, width: int | None, error: float | None, norm: str, weights: str
 ) -> None:
     """Raises for a request that cannot be met, before anything heavy is imported."""
-    path = Path(text)
-    if path.is_dir():
+    # Not by Path: an expression may be longer than any file name.
+    path, is_there = Path(text), os.path.exists(text)
+    if os.path.isdir(text):
         raise invalid("KERNEL", "an expression or a file", f"the directory {text!r}")
-    if not path.exists() and path.suffix.lower() in (".csv", ".tsv", ".txt", ".dat"):
+    if not is_there and path.suffix.lower() in (".csv", ".tsv", ".txt", ".dat"):
         raise missing_file("KERNEL", path)
     goals = [goal for goal in (width, error) if goal is not None]
-    if len(goals) > 1 or (not goals and not path.exists()):
+    if len(goals) > 1 or (not goals and not is_there):
         raise invalid("--width, --error", "exactly one of them", "both" if goals else "neither")
     if width is not None:
         require_count("--width", width)
@@ -55,12 +57,11 @@ def fit_text(
     progress: Callable[[str], None],
 ) -> ExponentialSum:
     """Returns the fit of a kernel file (an existing path wins) or of an expression in t."""
-    path = Path(text)
     from recollect.approximation import fit_exponential_sum
     from recollect.targets import parse_kernel, read_kernel
 
     progress("reading the kernel")
-    kernel = read_kernel(path) if path.exists() else parse_kernel(text)
+    kernel = read_kernel(Path(text)) if os.path.exists(text) else parse_kernel(text)
     progress("fitting")
     return fit_exponential_sum(
         kernel,

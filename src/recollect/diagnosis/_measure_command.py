@@ -80,10 +80,10 @@ def read_model(text: str) -> Any:
     A function without required arguments is called: it makes the model.
     """
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise invalid("MODEL", "a saved model or module:attribute", f"the directory {text!r}")
-    if path.exists() or path.with_name(path.name + ".safetensors").exists():
-        if path.exists() and path.suffix not in (".json", ".safetensors"):
+    if os.path.exists(path) or os.path.exists(f"{path}.safetensors"):
+        if os.path.exists(path) and path.suffix not in (".json", ".safetensors"):
             raise invalid(
                 "MODEL",
                 "a .safetensors or .json file",
