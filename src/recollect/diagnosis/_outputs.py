@@ -60,8 +60,15 @@ def whole_directory(directory: Path, *, force: bool) -> Iterator[Path]:
         fresh.chmod(0o755)
         if directory.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-            os.replace(directory, retired / directory.name)
-            os.replace(fresh, directory)
+            earlier = retired / directory.name
+            try:
+                os.replace(directory, earlier)
+                os.replace(fresh, directory)
+            except OSError:
+                if earlier.exists():
+                    os.replace(earlier, directory)
+                retired.rmdir()
+                raise
             shutil.rmtree(retired)
         else:
             os.replace(fresh, directory)
