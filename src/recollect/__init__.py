@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from recollect import (
         approximation,
         convergence,
+        diagnosis,
         memory,
         models,
         report,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from recollect._core._references import cite
     from recollect._core._status import Status
     from recollect.diagnosis import diagnose
+    from recollect.models import load, save
 
 # Everything is imported on first use: `import recollect` and the command line stay light.
 _HOME = {
@@ -55,6 +57,7 @@ _HOME = {
 _ROOMS = (
     "approximation",
     "convergence",
+    "diagnosis",
     "memory",
     "models",
     "report",

@@ -85,6 +85,10 @@ def test_nothing_relative():
             assert not (isinstance(node, ast.ImportFrom) and node.level), path
 
 
+def test_every_room_is_reached_from_the_top():
+    assert set(recollect._ROOMS) == set(PUBLIC)
+
+
 def public_names():
     for room in PUBLIC:
         module = importlib.import_module(f"recollect.{room}")
