@@ -418,12 +418,19 @@ def _run(arguments: list[str] | None) -> int:
         if is_usage_error and any(a.startswith("-") and "(" in a for a in given):
             message += "; an expression that starts with a minus sign comes last, after --"
         print(f"error: {' '.join(message.split()) or type(error).__name__}", file=sys.stderr)
-        return 2 if is_usage_error or isinstance(error, (ValueError, TypeError, OSError)) else 1
+        return 2 if is_usage_error or _is_refusal(error) else 1
 
 
 def _say_interrupted() -> int:
     print("error: interrupted; results already written are kept", file=sys.stderr)
     return 130
+
+
+def _is_refusal(error: Exception) -> bool:
+    from numpy.linalg import LinAlgError  # a ValueError, but a computation that failed
+
+    is_refusal = isinstance(error, (ValueError, TypeError, OSError))
+    return is_refusal and not isinstance(error, LinAlgError)
 
 
 def _words_of(error: Exception) -> str:

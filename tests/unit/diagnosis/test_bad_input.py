@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -271,6 +272,8 @@ def test_half_a_test_record(capsys, folder):
         (("fit", "god.csv", "--width", 4), ["did you mean 'good.csv'?"]),
         (("fit", "cos(2t)*exp(-t)", "--width", 4), ["2*t"]),
         (("fit", "-exp(-t)", "--width", 4), ["comes last, after --"]),
+        (("fit", "+".join(["exp(-t)"] * 60)), ["--width, --error", "neither"]),
+        (("measure", "m" * 300), ["module:attribute"]),
         (("diagnose", "good.csv"), ["--input", "time, pump, level"]),
         (("diagnose", "good.csv", "--input", "pump"), ["--output", "time, pump, level"]),
         (("diagnoze", "good.csv"), []),
@@ -326,6 +329,33 @@ def test_a_fit_is_shown_even_if_it_makes_no_table(capsys, folder):
     assert not (folder / "prony.csv").exists()
 
 
+def test_an_expression_may_be_longer_than_a_file_name(capsys, folder):
+    code, out, err = run(capsys, "fit", "+".join(["exp(-t)"] * 60), "--width", "1")
+    assert code == 0, err
+    assert out.startswith("width:   1")
+
+
+def test_a_directory_that_cannot_be_replaced_comes_back(folder, monkeypatch):
+    from recollect.diagnosis import _outputs
+
+    kept = folder / "kept"
+    kept.mkdir()
+    (kept / "diagnosis.json").write_text("{}")
+    replace = os.replace
+
+    def refuse(source, target):
+        if pathlib.Path(target) == kept and "-old-" not in str(source):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(_outputs.os, "replace", refuse)
+    before = sorted(folder.iterdir())
+    with pytest.raises(OSError, match="No space"), _outputs.whole_directory(kept, force=True):
+        pass
+    assert (kept / "diagnosis.json").read_text() == "{}"
+    assert sorted(folder.iterdir()) == before
+
+
 def test_a_place_where_nobody_can_write_is_refused_at_once(capsys, folder, monkeypatch):
     from recollect.diagnosis import _outputs
 
@@ -346,6 +376,7 @@ def test_a_place_where_nobody_can_write_is_refused_at_once(capsys, folder, monke
             2,
             "the system refused: Permission denied ('a.csv')",
         ),
+        (np.linalg.LinAlgError("Singular matrix"), 1, "error: Singular matrix"),
     ],
 )
 def test_what_stops_a_command_is_said_in_one_line(capsys, folder, monkeypatch, raised, code, words):
