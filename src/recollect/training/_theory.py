@@ -153,7 +153,8 @@ def predict_escape_exponent(*, delta: float, delay: float, slowest_rate: float) 
 
     On an exact plateau the gradient is orthogonal to the null space of the unperturbed Hessian, so
     the escape is of second order: `c = 2 w_min` for a fixed δ, crossing over to `c = w_min` while
-    `δ ≪ e^{-w_min/(2ω)}`. The crossover is placed where both agree.
+    `δ ≪ e^{-w_min/(2ω)}`. The crossover is placed at `δ = e^{-w_min/(2ω)}`. Local slopes differ from
+    c by multiples of ω.
 
     Args:
         delta: δ, the distance moved.

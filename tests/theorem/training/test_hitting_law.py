@@ -66,13 +66,41 @@ def test_the_bound_grows_as_the_theorem_says():
     np.testing.assert_allclose(slopes[4:], 1 - 2 / middle[4:], atol=0.05)
 
 
+def test_correlated_inputs_leave_before_the_bound():
+    # Negative control: the bound is for white noise. An input that remembers carries the bump back to
+    # the lags that the units see.
+    delays = (8.0, 10.0, 12.0)
+    found, bounds = [], []
+    for delay in delays:
+        target = targets.exponential_sum([1.0], [1.0]) + targets.Bump(delay=delay)
+        white = training.exact_loss(target)
+        coloured = training.exact_loss(target, spectrum=training.ou_spectrum(rate=0.1))
+        bounds.append(training.bound_hitting_time(white, [0.3, 0.7], [1.0, 1.0], delta=0.5))
+        hit = training.measure_hitting_time(
+            coloured, [0.3, 0.7], [1.0, 1.0], delta=0.5, of="parameters"
+        )
+        found.append(hit.value)
+        with pytest.raises(ValueError, match="white-noise input"):
+            training.bound_hitting_time(coloured, [0.3, 0.7], [1.0, 1.0], delta=0.5)
+    assert (np.array(found) < bounds).all()
+    assert np.polyfit(delays, np.log(found), 1)[0] < 0.3
+
+
+def exponents(delays, **options):
+    """The exponents that are forecast for τ_0, one for each delay."""
+    return np.array([training.predict_escape_exponent(delay=d, **options) for d in delays])
+
+
 def test_for_a_fixed_gap_the_law_has_twice_the_rate():
     slopes = np.diff(
         np.log(times(ladder(BASES["one unit"]), [0.3, 0.7], [1.0, 1.0], delta=0.5, of="parameters"))
     )
+    forecast = exponents(DELAYS[-3:], delta=0.5, slowest_rate=1.0)
+    np.testing.assert_array_equal(forecast, 2.0)
     # The second-order escape has powers of the delay before e^{2/ω}: p/delay on top of the slope.
-    assert 1.9 < slopes[-2] / 2 < 2.3
-    assert 1.9 < slopes[-1] / 2 < 2.3
+    excess = slopes[-2:] / 2 - forecast[1:]
+    assert (excess > -0.1).all()
+    assert (excess < 0.3).all()
 
 
 def test_for_a_small_gap_the_law_has_the_rate_itself():
@@ -81,8 +109,22 @@ def test_for_a_small_gap_the_law_has_the_rate_itself():
         ladder(BASES["one unit"])[:5], [0.3, 0.7], [1.0, 1.0], delta=1e-4, of="parameters"
     )
     slopes = np.diff(np.log(found)) / np.diff(delays)
+    forecast = exponents(delays, delta=1e-4, slowest_rate=1.0)
+    np.testing.assert_array_equal(forecast, 1.0)
     # μ e^{-μ}: the slope of the initial gradient is 1 - 1/μ.
-    np.testing.assert_allclose(slopes[1:], 1 - 1 / (delays[1:-1] + 1), atol=0.06)
+    np.testing.assert_allclose(slopes[1:], forecast[2:] - 1 / (delays[1:-1] + 1), atol=0.06)
+
+
+def test_the_forecast_crosses_over_at_the_same_gap_in_every_unit_of_time():
+    for rate in (0.1, 1.0, 30.0):
+        delay = 10.0 / rate
+        below, above = (
+            training.predict_escape_exponent(
+                delta=edge * np.exp(-5.0), delay=delay, slowest_rate=rate
+            )
+            for edge in (0.99, 1.01)
+        )
+        assert (below, above) == (rate, 2 * rate)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +157,8 @@ def test_a_slow_unit_does_not_stall():
     found = times(
         ladder(BASES["one unit"])[:6], [1.0, 0.0], [1.0, 0.05], delta=0.2, of="parameters"
     )
-    assert np.polyfit(DELAYS[:6], np.log(found), 1)[0] < 0.3
+    slope = np.polyfit(DELAYS[:6], np.log(found), 1)[0]
+    # Powers of the delay add a multiple of 1/μ, which is 0.1 in the middle of the ladder.
+    forecast = exponents(DELAYS[:6], delta=0.2, slowest_rate=0.05)
+    np.testing.assert_array_equal(forecast, 0.05)
+    assert forecast[0] < slope < 0.3

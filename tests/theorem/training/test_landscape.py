@@ -82,7 +82,11 @@ def test_off_the_spaces_the_gradient_is_not_zero():
     a, w = space.point()
     a = a.copy()
     a[0] += 0.01
-    assert training.classify_point(loss, a, w).kind == "regular"
+    found = training.classify_point(loss, a, w)
+    assert found.kind == "regular"
+    # D.3 and the rule of signs are about critical points: here the Hessian has full rank.
+    assert found.rank == 8 > found.rank_bound == 6
+    assert found.inertia != training.predict_inertia(space, a)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -146,6 +146,21 @@ def test_the_smallest_eigenvalue_is_of_order_delay_squared_times_the_exponential
     assert power == pytest.approx(2.0, abs=0.7)
 
 
+def test_a_template_that_fades_leaves_no_loss():
+    """Negative control of C.1: the template has to be the same one at every delay."""
+    start = starts(0)[0]
+    short = targets.exponential_sum(*SHORT)
+    values = [
+        training.exact_loss(short + targets.Bump(delay=mu, height=np.exp(-mu / 4)))(
+            start.amplitudes, start.rates
+        )
+        for mu in LADDER
+    ]
+    c, power = rate_and_power(values)
+    assert c == pytest.approx(0.5, abs=1e-3)
+    assert power == pytest.approx(0.0, abs=1e-2)
+
+
 def test_without_a_template_nothing_fades():
     """Negative control: off the plateau the gradient does not depend on the delay."""
     start = starts(0)[0]
@@ -158,10 +173,21 @@ def test_without_a_template_nothing_fades():
 
 def test_a_left_tail_that_is_not_sub_gaussian_sets_its_own_rate():
     """Negative control: a template e^{-0.3|x|} reaches back, and its own rate 0.3 wins."""
-    sizes = []
+    a, w, r = [0.3, 0.7], [1.0, 1.0], 0.3
+    with pytest.raises(ValueError, match="left tail"):
+        targets.TemplateKernel(lambda x: np.exp(-r * np.abs(x)), delay=12.0)
+    short = targets.exponential_sum([1.0], [1.0])
+    bare = training.exact_loss(short).hessian(a, w)
+    gradients, changes = [], []
     for mu in LADDER:
-        # ∫_0^∞ e^{-wt} e^{-0.3|t-μ|} dt in closed form, w = 1.
-        w, r = 1.0, 0.3
-        sizes.append((np.exp(-r * mu) - np.exp(-w * mu)) / (w - r) + np.exp(-w * mu) / (w + r))
-    c, _ = rate_and_power(sizes)
-    assert c == pytest.approx(0.3, abs=0.02)
+        template = targets.parse_kernel(f"exp(-{r}*abs(t-{mu}))")
+        # ∫_0^∞ e^{-t} e^{-0.3|t-μ|} dt in closed form.
+        exact = (np.exp(-r * mu) - np.exp(-mu)) / (1 - r) + np.exp(-mu) / (1 + r)
+        assert template.laplace([1.0])[0, 0, 0].real == pytest.approx(exact, rel=1e-10)
+        loss = training.exact_loss(short + template)
+        gradients.append(np.linalg.norm(loss.gradient(a, w)))
+        changes.append(np.linalg.norm(loss.hessian(a, w) - bare, 2))
+    for sizes in (gradients, changes):
+        c, power = rate_and_power(sizes)
+        assert c == pytest.approx(r, abs=0.02)
+        assert power == pytest.approx(0.0, abs=0.3)

@@ -20,23 +20,28 @@ _LAWS = [
 ]
 
 
+def _log_memory(law: str, parameters: dict[str, float]):
+    """Returns log M of the law's definition, from the delay on, as a function of the lag."""
+    p = {name: mpmath.mpf(value) for name, value in parameters.items()}
+    return {
+        "exponential": lambda t: -p["rate"] * t,
+        "power": lambda t: -p["exponent"] * mpmath.log(1 + t / p["scale"]),
+        "stretched": lambda t: -((t / p["scale"]) ** p["exponent"]),
+        "delayed": lambda t: -p["rate"] * (t - p["delay"]),
+    }[law]
+
+
 def _seen_fraction(law: str, parameters: dict[str, float], lag: float) -> float:
     """Integrates the definition of the law itself, not the closed form under test."""
-    p = {name: mpmath.mpf(value) for name, value in parameters.items()}
-    kernels = {
-        "exponential": lambda t: mpmath.exp(-p["rate"] * t),
-        "power": lambda t: (1 + t / p["scale"]) ** (-p["exponent"]),
-        "stretched": lambda t: mpmath.exp(-((t / p["scale"]) ** p["exponent"])),
-        "delayed": lambda t: mpmath.exp(-p["rate"] * (t - p["delay"])),
-    }
-    start = p.get("delay", mpmath.mpf(0))
+    log_memory = _log_memory(law, parameters)
+    start = mpmath.mpf(parameters.get("delay", 0))
     # t = start + c (e^u - 1)² tames both the stretched start and the power tail
     c = mpmath.mpf(lag) - start
     with mpmath.workdps(20):
 
         def integrand(u):
             grown = mpmath.expm1(u)
-            return 2 * c * grown * (1 + grown) * kernels[law](start + c * grown**2)
+            return 2 * c * grown * (1 + grown) * mpmath.exp(log_memory(start + c * grown**2))
 
         middle = mpmath.log(2)
         seen = mpmath.quad(integrand, [0, middle / 4, middle])
@@ -66,17 +71,45 @@ def test_quantile_lags_keep_their_digits_at_small_and_large_fractions():
     assert lag == pytest.approx(float(oracle), rel=1e-10)
 
 
-@pytest.mark.parametrize(("law", "parameters"), _LAWS)
+_BOUNDARY = [
+    ("stretched", {"scale": 4.0, "exponent": 1.0}),
+    ("stretched", {"scale": 4.0, "exponent": 0.95}),
+    ("delayed", {"delay": 7.0, "rate": 1e-3}),
+]
+
+
+@pytest.mark.parametrize(("law", "parameters"), _LAWS + _BOUNDARY)
 def test_the_exponential_order_separates_vanishing_from_growth(law, parameters):
-    order = memory.predict_exponential_order(law, **parameters)
-    lags = np.array([1e2, 1e3, 1e4, 1e5, 1e6, 1e8])
-    with np.errstate(divide="ignore"):
-        log_memory = np.log(memory.predict_memory(law, lags, **parameters))
-    log_memory = np.where(np.isfinite(log_memory), log_memory, -order * lags)
-    above = 1e-3 * lags + order * lags + log_memory
-    assert above[-1] > 0, "a rate above the order must make the weighted memory grow"
-    if order > 0:
-        assert np.all((order - 1e-2) * lags + log_memory < 0.5 * order * 10)
+    order = mpmath.mpf(memory.predict_exponential_order(law, **parameters))
+    log_memory = _log_memory(law, parameters)
+    # (t/4)^0.95 is below 1e-6 t from 1e119 on: far lags, which only logarithms reach.
+    lags = [mpmath.mpf(10) ** k for k in (130, 140, 150)]
+    with mpmath.workdps(170):
+        for margin in (mpmath.mpf("1e-6"), mpmath.mpf(1)):
+            above = [(order + margin) * lag + log_memory(lag) for lag in lags]
+            below = [(order - margin) * lag + log_memory(lag) for lag in lags]
+            # log of e^{βt} M(t) for β above and below the order.
+            assert above[0] > 1e100
+            assert above[0] < above[1] < above[2]
+            assert below[0] < -1e100
+            assert below[0] > below[1] > below[2]
+
+
+def test_a_memory_that_falls_faster_than_every_exponential_has_no_order():
+    parameters = {"scale": 4.0, "exponent": 1.05}
+    assert memory.predict_exponential_order("stretched", **parameters) == math.inf
+    log_memory = _log_memory("stretched", parameters)
+    with mpmath.workdps(170):
+        assert mpmath.mpf(1e6) * mpmath.mpf(10) ** 150 + log_memory(mpmath.mpf(10) ** 150) < -1e100
+    assert memory.predict_exponential_order("none") == math.inf
+
+
+@pytest.mark.parametrize(("law", "parameters"), _LAWS + _BOUNDARY)
+def test_the_memory_of_a_law_is_its_definition(law, parameters):
+    lags = np.array([8.0, 20.0, 100.0])
+    log_memory = _log_memory(law, parameters)
+    exact = [float(mpmath.exp(log_memory(mpmath.mpf(lag)))) for lag in lags]
+    np.testing.assert_allclose(memory.predict_memory(law, lags, **parameters), exact, rtol=1e-12)
 
 
 def test_memory_of_the_laws():

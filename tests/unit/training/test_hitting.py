@@ -100,6 +100,10 @@ def test_the_linear_forecast_knows_its_region():
         assert forecast.is_valid is valid
         if valid:
             assert 1 / 1.5 < forecast.value / true < 1.5
+    # Negative control: for a fixed gap it falls ever further behind the law, and says so.
+    far = training.predict_linear_escape(bumped(18.0), *start, delta=0.5)
+    assert not far.is_valid
+    assert far.value < 0.01 * REFERENCE[18]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,10 @@ def test_momentum_gain_against_the_iteration():
     assert gain == pytest.approx(per_step / math.log1p(eta * eps), rel=1e-8)
     assert gain == pytest.approx(1 / (1 - rho), rel=1e-2)
     assert best == pytest.approx(1 / math.sqrt(eta * eps), rel=1e-2)
+    # Negative control: where ηε is far above (1-ρ)² the gain is the best one, not 1/(1-ρ) = 1000.
+    gain, best = training.predict_momentum_gain(1e-2, step_size=eta, momentum=0.999)
+    assert gain == pytest.approx(best, rel=0.02)
+    assert gain < 0.05 / (1 - 0.999)
 
 
 @pytest.mark.parametrize(
