@@ -86,6 +86,12 @@ def diagnose(
     gaps: Annotated[
         str, typer.Option(help="Empty cells, missing rows: refuse, interpolate, or split there.")
     ] = "refuse",
+    output_at: Annotated[
+        str,
+        typer.Option(
+            help="An output stands at its row's end, or at its start: read together with the input."
+        ),
+    ] = "end",
     test_fraction: Annotated[
         float,
         typer.Option(
@@ -128,6 +134,7 @@ def diagnose(
         time=time,
         dt=dt,
         gaps=gaps,
+        output_at=output_at,
         test_fraction=test_fraction,
         test_start=test_start,
     )

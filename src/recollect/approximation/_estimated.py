@@ -58,7 +58,12 @@ class EstimatedWidths:
 @on_one_thread
 @references("adamyan1971analytic", "golub1973differentiation")
 def fit_estimate(
-    estimate: KernelEstimate, *, output: int = 0, max_width: int = 16, seed: int = 0
+    estimate: KernelEstimate,
+    *,
+    output: int = 0,
+    min_width: int = 1,
+    max_width: int = 16,
+    seed: int = 0,
 ) -> EstimatedWidths:
     """Returns the best network of every width for an estimated kernel, and the width to take.
 
@@ -70,13 +75,17 @@ def fit_estimate(
     Args:
         estimate: from `memory.estimate_kernel`.
         output: which output; inputs share one state.
+        min_width: widths up to this are fitted even where the data pay for fewer units.
         max_width: largest width to try.
         seed: of the draws of the estimation error.
 
     Raises:
-        ValueError: if there is no such output or the width is not positive.
+        ValueError: if there is no such output, or a width is not positive or above the largest.
     """
+    require_count("min_width", min_width)
     require_count("max_width", max_width)
+    if min_width > max_width:
+        raise invalid("min_width", f"at most max_width = {max_width}", min_width)
     n_outputs = estimate.kernel.shape[1]
     if not 0 <= output < n_outputs:
         raise invalid("output", f"an index below {n_outputs}", output)
@@ -86,7 +95,7 @@ def fit_estimate(
     noise = _hankel_noise(estimate, output, seed)
     above = int(np.sum(spectrum > noise))
     ceiling = min(max(above, 1), max_width)
-    last = min(max(ceiling + 2, 8), max_width, len(spectrum))
+    last = min(max(ceiling + 2, 8, min_width), max_width, len(spectrum))
     curve = _fit_mean(design, generator, last)
     errors = np.minimum.accumulate([design.distance(design.network(rates)) for rates in curve])
     likeliest: list[np.ndarray] = []
@@ -142,7 +151,9 @@ def _fit_mean(design: _Design, generator: _Generator, last: int) -> list[np.ndar
     target = design.mean * rows[:, None]
     fits: list[np.ndarray] = []
     for width in range(1, last + 1):
-        starts = [design.sections(generator.rates(width)), *_grown(fits, design)]
+        starts = _grown(fits, design)
+        if width <= len(generator.transition):
+            starts.insert(0, design.sections(generator.rates(width)))
         found = [
             refine_sections(s, nodes, rows, target, n_iterations=40, log_bounds=design.log_bounds)
             for s in starts

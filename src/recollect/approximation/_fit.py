@@ -986,7 +986,7 @@ def _from_estimate(
             f"{n_outputs} outputs",
             "call fit_estimate with output=0, 1, …: each output has noise of its own",
         )
-    found = fit_estimate(estimate, max_width=width or min(max_width, 16))
+    found = fit_estimate(estimate, min_width=width or 1, max_width=width or min(max_width, 16))
     bins = np.diff(estimate.edges)
 
     def errors_of(network: LinearRNN) -> dict[str, float]:

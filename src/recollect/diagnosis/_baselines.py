@@ -18,7 +18,8 @@ class Score:
         rmse: root mean square error per sample, in the output's unit (all outputs pooled).
         nrmse: the same over the standard deviation of the measured signal.
         explained_variance: 1 - mean square error / variance.
-        status: `diverged` when the simulation left every bound.
+        status: `diverged` when the simulation left every bound, `undecided` where the measured
+            signal does not vary or was not observed: it explains no variance then.
     """
 
     rmse: float
@@ -30,18 +31,31 @@ class Score:
         return dataclasses.asdict(self) | {"status": self.status.record()}
 
 
-def score(measured: np.ndarray, simulated: np.ndarray) -> Score:
-    """Returns the score on the rows where the output was observed."""
+def score(measured: np.ndarray, simulated: np.ndarray, *, record: np.ndarray) -> Score:
+    """Returns the score on the samples that were observed.
+
+    Args:
+        measured: shape (time, out), NaN where not observed.
+        simulated: shape (time, out).
+        record: outputs of the record that was fitted, whose range tells an error from a divergence.
+    """
     seen = np.isfinite(measured)
+    if not seen.any():
+        return Score(np.nan, np.nan, np.nan, Status("undecided", "nothing was observed"))
     error = simulated[seen] - measured[seen]
-    if not np.isfinite(error).all() or np.abs(error).max(initial=0.0) > 1e6 * np.ptp(
-        measured[seen]
-    ):
+    largest = max(np.ptp(measured[seen]), np.nanmax(record) - np.nanmin(record))
+    if not np.isfinite(error).all() or np.abs(error).max() > 1e6 * largest:
         return Score(np.inf, np.inf, -np.inf, Status("diverged", "the free simulation is unstable"))
     mse = float(np.mean(error**2))
-    mean = np.nanmean(measured, axis=0)
-    spread = np.broadcast_to(mean, measured.shape)[seen] - measured[seen]
-    variance = float(np.mean(spread**2))
+    about_mean = [
+        column[rows] - column[rows].mean()
+        for column, rows in zip(measured.T, seen.T, strict=True)
+        if rows.any()
+    ]
+    variance = float(np.mean(np.concatenate(about_mean) ** 2))
+    if variance <= (1e-12 * np.abs(measured[seen]).max()) ** 2:
+        word = Status("undecided", "the measured signal does not vary")
+        return Score(np.sqrt(mse), np.nan, np.nan, word)
     return Score(np.sqrt(mse), np.sqrt(mse / variance), 1 - mse / variance)
 
 

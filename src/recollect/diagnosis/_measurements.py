@@ -20,16 +20,18 @@ class Measurements:
     """Input and output signals sampled at one step.
 
     Args:
-        inputs: shape (time, in) or (time,). A row with NaN splits the record there.
-        outputs: shape (time, out) or (time,), on the grid of the inputs. NaN where not observed:
-            outputs sampled irregularly keep most rows empty.
+        inputs: shape (time, in) or (time,), each row held for one step. A row with NaN splits the
+            record there.
+        outputs: shape (time, out) or (time,), on the grid of the inputs, each row at the end of
+            its step: a row's input has acted on its output. NaN where not observed: outputs
+            sampled irregularly keep most rows empty.
         dt: time step, in `unit`.
         unit: name of the time unit.
         test_inputs: inputs of a separate test record, shape (time, in).
         test_outputs: outputs of a separate test record, shape (time, out).
         test_fraction: share of the record held out at its end when there is no test record.
         test_start: state at the start of the test record, `same` as at the start of the record,
-            or `rest`.
+            or `rest`: settled under the first input of the test record.
         input_names, output_names: one name per channel.
         origin: what the first row's time is, such as a date; empty if unknown.
         source: name of the file the data came from.
@@ -64,14 +66,15 @@ class Measurements:
             raise invalid(
                 "outputs", f"{len(self.inputs)} rows as in inputs", f"{len(self.outputs)} rows"
             )
-        observed = int(np.isfinite(self.outputs).all(axis=1).sum())
-        if observed < _FEWEST_SAMPLES:
-            raise invalid(
-                "outputs",
-                f"at least {_FEWEST_SAMPLES} observed samples",
-                str(observed),
-                "record longer",
-            )
+        for name, column in zip(self.output_names, self.outputs.T, strict=True):
+            observed = int(np.isfinite(column).sum())
+            if observed < _FEWEST_SAMPLES:
+                raise invalid(
+                    f"output {name!r}",
+                    f"at least {_FEWEST_SAMPLES} observed samples",
+                    str(observed),
+                    "record longer",
+                )
         _refuse_constant(self.inputs, self.input_names, "input")
         _refuse_constant(self.outputs, self.output_names, "output")
         if (self.test_inputs is None) != (self.test_outputs is None):
@@ -93,9 +96,50 @@ class Measurements:
                 )
             if np.isnan(self.test_inputs).any():
                 raise invalid("test_inputs", "no gaps: the test is one simulation", "NaN")
+            if not np.isfinite(self.test_outputs).any(axis=0).all():
+                raise invalid("test_outputs", "observed samples of every output", "none of one")
         if not 0 <= self.test_fraction <= 0.5:
             raise invalid("test_fraction", "a share between 0 and 0.5", self.test_fraction)
         require_choice("test_start", self.test_start, ("same", "rest"))
+
+    @property
+    def n_observed(self) -> int:
+        """Rows in which an output was observed."""
+        return int(np.isfinite(self.outputs).any(axis=1).sum())
+
+    def unbroken(self) -> Stretch:
+        """Returns the longest stretch without a gap in the inputs: what one simulation needs."""
+        whole = np.isfinite(self.inputs).all(axis=1)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
+        longest = int(np.argmax(edges[1::2] - edges[::2]))
+        start, stop = int(edges[::2][longest]), int(edges[1::2][longest])
+        outputs = self.outputs[start:stop]
+        observed = np.flatnonzero(np.isfinite(outputs).any(axis=1))
+        n_test = round(self.test_fraction * len(observed))
+        split = None
+        if n_test >= 2 and len(observed) - n_test >= _FEWEST_SAMPLES:
+            split = int(observed[-n_test])
+        words = f"the last {100 * self.test_fraction:.0f} % of the samples, fitted on the rest"
+        return Stretch(self.inputs[start:stop], outputs, start, split, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Rows of a record whose inputs have no gap, and where its held-out end begins.
+
+    Attributes:
+        inputs: shape (time, in).
+        outputs: shape (time, out), NaN where not observed.
+        start: row of the record the stretch begins at.
+        split: first held-out row of the stretch; None where it is too short to hold any out.
+        words: what is held out, for a reader.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
+    start: int
+    split: int | None
+    words: str
 
 
 def read_measurements(
@@ -108,6 +152,7 @@ def read_measurements(
     time: str | None = None,
     dt: str | None = None,
     gaps: str = "refuse",
+    output_at: str = "end",
     test_fraction: float = 0.25,
     test_start: str = "same",
 ) -> Measurements:
@@ -123,6 +168,8 @@ def read_measurements(
             sampled irregularly and the inputs on another grid.
         dt: step of regular rows, such as `4s`; with `time`, the step to hold irregular inputs at.
         gaps: `refuse`, `interpolate` or `split` at empty cells.
+        output_at: `end` if a row's output follows its input, `start` if both are read at the same
+            instant, before the input has acted.
         test_fraction: see `Measurements`.
         test_start: see `Measurements`.
 
@@ -142,6 +189,7 @@ def read_measurements(
     repeated = set(inputs) & set(outputs)
     if repeated:
         raise invalid("--output", "a column that is not an input", repr(sorted(repeated)[0]))
+    require_choice("output_at", output_at, ("end", "start"))
     step = None if dt is None else _table.parse_step(dt)
     table = _table.Table(Path(path))
     others: dict[Path, _table.Table] = {}
@@ -169,6 +217,10 @@ def read_measurements(
         f"test_{kind}": _rows_of(pairs, "refuse", f"test_{kind}") if pairs else None
         for kind, pairs in test.items()
     }
+    if output_at == "start":
+        data |= _one_step_later(data, "inputs", "outputs")
+        tests |= _one_step_later(tests, "test_inputs", "test_outputs")
+        notes.append("outputs are taken as read before the input of their row acts")
     return Measurements(
         **data,
         dt=value,
@@ -181,6 +233,13 @@ def read_measurements(
         source=Path(path).name,
         notes=tuple(notes),
     )
+
+
+def _one_step_later(data: dict[str, Any], inputs: str, outputs: str) -> dict[str, Any]:
+    # An output at the start of a step is one at the end of the step before.
+    if data[inputs] is None or data[outputs] is None:
+        return {}
+    return {inputs: data[inputs][:-1], outputs: data[outputs][1:]}
 
 
 def _rows_of(pairs: list[tuple[_table.Column, _table.Table]], gaps: str, kind: str) -> np.ndarray:
@@ -227,7 +286,7 @@ def _on_one_grid(found, time, step, gaps, notes):
             )
         outputs[place[inside], channel] = values[inside]
     # Rows before the first and after the last output still matter before (they are remembered).
-    observed = np.flatnonzero(np.isfinite(outputs).all(axis=1))
+    observed = np.flatnonzero(np.isfinite(outputs).any(axis=1))
     if observed.size == 0:
         raise invalid("--output", "samples within the inputs' times", "none")
     end = observed[-1] + 1
@@ -235,7 +294,11 @@ def _on_one_grid(found, time, step, gaps, notes):
 
 
 def _input_grid(pairs, stamps, step, unit, gaps, notes):
-    spans = [stamps[t.path] for _, t in pairs]
+    signals = [_table.numbers(column, gaps=gaps) for column, _ in pairs]
+    spans = [
+        _stamps_of(column, values, stamps[table.path])
+        for (column, table), values in zip(pairs, signals, strict=True)
+    ]
     start, stop = max(s[0] for s in spans), min(s[-1] for s in spans)
     if start >= stop:
         raise invalid("--input", "columns whose times overlap", "none that do")
@@ -249,9 +312,7 @@ def _input_grid(pairs, stamps, step, unit, gaps, notes):
         dt = float(max(np.median(np.diff(s)) for s in spans))
     grid = start + dt * np.arange(int(np.floor((stop - start) / dt + 1e-6)) + 1)
     held = np.empty((len(grid), len(pairs)))
-    for channel, ((column, _), at) in enumerate(zip(pairs, spans, strict=True)):
-        values = _table.numbers(column, gaps=gaps)
-        at = _stamps_of(column, values, at)
+    for channel, ((column, _), values, at) in enumerate(zip(pairs, signals, spans, strict=True)):
         missing = _missing_rows(at, dt) if step is None else None
         if missing is not None:
             held[:, channel] = _across(column, at, values, grid, missing, gaps, notes)
@@ -334,6 +395,8 @@ def _names(label: str, names: Sequence[str], values: np.ndarray, word: str) -> t
 def _refuse_constant(values: np.ndarray, names: Sequence[str], word: str) -> None:
     for name, column in zip(names, values.T, strict=True):
         seen = column[np.isfinite(column)]
+        if not seen.size:
+            raise invalid(f"{word} {name!r}", "observed samples", "none")
         if np.ptp(seen) <= 1e-12 * np.abs(seen).max(initial=0.0):
             remedy = "vary it during the experiment" if word == "input" else "check the sensor"
             raise invalid(

@@ -59,3 +59,11 @@ def _free_responses(A: np.ndarray, C: np.ndarray, n_samples: int) -> np.ndarray:
             break
         responses[k] = row
     return responses
+
+
+def settle(network: AffineRNN, value: np.ndarray) -> AffineRNN:
+    """Returns the network at rest under a constant input, shape (in,)."""
+    linear = network.network
+    forcing = np.asarray(linear.B) @ (np.asarray(value) - network.input_offset)
+    state = np.linalg.lstsq(np.asarray(linear.A), -forcing, rcond=None)[0]
+    return AffineRNN(linear, network.input_offset, network.output_offset, state)

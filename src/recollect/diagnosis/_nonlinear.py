@@ -165,7 +165,8 @@ def judge_remainder(measurements: Measurements, network: AffineRNN) -> Remainder
         measurements: the data.
         network: the linear network of the diagnosis.
     """
-    inputs, outputs, _ = _unbroken(measurements)
+    stretch = measurements.unbroken()
+    inputs, outputs = stretch.inputs, stretch.outputs
     n_seen = np.isfinite(outputs).sum(axis=0)
     names = measurements.output_names
     if len(inputs) < _FEWEST_TO_JUDGE or n_seen.min() < _FEWEST_TO_JUDGE:
@@ -202,31 +203,30 @@ def fit_nonlinear(
         options: passed on to `training.train_system`.
     """
     data = measurements
-    inputs, outputs, start = _unbroken(data)
+    stretch = data.unbroken()
+    inputs, outputs, split = stretch.inputs, stretch.outputs, stretch.split
     key = jax.random.key(seed)
     system = train_system(inputs, outputs, dt=data.dt, key=key, progress=progress, **options)
-    test, simulated, held_out = None, None, ""
+    test, simulated, held_out, status = None, None, "", system.status
     if data.test_inputs is not None and data.test_outputs is not None:
         held_out = "a separate record"
         model = system.model
-        if data.test_start == "rest" or start > 0:
+        if data.test_start == "rest" or stretch.start > 0:
             model = _at_rest(model, data)
         simulated = np.asarray(model(data.test_inputs, dt=data.dt))
-        test = score(data.test_outputs, simulated)
-    elif linear is not None:
-        observed = np.flatnonzero(np.isfinite(outputs).all(axis=1))
-        split = observed[-max(round(data.test_fraction * len(observed)), 1)]
+        test = score(data.test_outputs, simulated, record=outputs)
+    elif split is not None:
         progress("fitting the nonlinear network to all but the held-out end")
-        held_out = f"the last {100 * data.test_fraction:.0f} % of the samples, fitted on the rest"
+        held_out = stretch.words
         try:
             head = train_system(
                 inputs[:split], outputs[:split], dt=data.dt, key=key, progress=progress, **options
             )
-        except ValueError:
-            head = None
-        if head is not None:
+        except ValueError as error:
+            status = Status("record_too_short", f"no network for the held-out end: {error}")
+        else:
             simulated = np.asarray(head.model(inputs, dt=data.dt))[split:]
-            test = score(outputs[split:], simulated)
+            test = score(outputs[split:], simulated, record=outputs)
     return NonlinearSection(
         model=system.model,
         system=system,
@@ -235,7 +235,7 @@ def fit_nonlinear(
         baselines=dict(baselines),
         simulated=simulated,
         record_held_out=held_out,
-        status=system.status,
+        status=status,
     )
 
 
@@ -260,12 +260,3 @@ def _at_rest(model: StateNetwork, data: Measurements) -> StateNetwork:
         upper=model.upper,
         activation=model.activation,
     )
-
-
-def _unbroken(data: Measurements) -> tuple[np.ndarray, np.ndarray, int]:
-    # The longest stretch without a gap in the input, and where it starts.
-    whole = np.isfinite(data.inputs).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
-    longest = int(np.argmax(edges[1::2] - edges[::2]))
-    start, stop = int(edges[::2][longest]), int(edges[1::2][longest])
-    return data.inputs[start:stop], data.outputs[start:stop], start

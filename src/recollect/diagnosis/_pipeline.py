@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable
@@ -9,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import scipy.linalg
 
-from recollect._core._check import wrong_type
+from recollect._core._check import require_count, wrong_type
 from recollect._core._status import Status
 from recollect.approximation import EstimatedWidths, fit_estimate
 from recollect.diagnosis._baselines import Score, fit_arx, score
-from recollect.diagnosis._measurements import Measurements
-from recollect.diagnosis._network import fit_operating_point
+from recollect.diagnosis._measurements import Measurements, Stretch
+from recollect.diagnosis._network import fit_operating_point, settle
 from recollect.diagnosis._nonlinear import fit_nonlinear, judge_remainder
 from recollect.diagnosis._result import Diagnosis, HeldOut
 from recollect.diagnosis._stability import recommend_parameterisation
@@ -24,6 +25,11 @@ from recollect.models import AffineRNN, LinearRNN
 
 # A wider network has a landscape of its own for every width below: minutes, not seconds.
 _WIDEST_FORECAST = 6
+
+_LATE = (
+    "the output does not move in the step of its own row, and most in the next: if a row's input and "
+    "output are read at the same instant, the memory is one step too long (say --output-at start)"
+)
 
 _GRAVEST_FIRST = (
     "not_finite",
@@ -54,7 +60,7 @@ def diagnose(
     Args:
         measurements: the data.
         width: hidden units per output; chosen from the data if not given.
-        max_width: largest width considered per output.
+        max_width: largest width considered per output, unless `width` is larger.
         nonlinear: also fit a nonlinear state network, judged on the same held-out data.
         progress: called with the name of each stage.
 
@@ -63,7 +69,7 @@ def diagnose(
 
     Raises:
         TypeError: if `measurements` is not a `Measurements`.
-        ValueError: if the data cannot support any estimate.
+        ValueError: if the data cannot support any estimate, or a width is not positive.
     """
     if not isinstance(measurements, Measurements):
         raise wrong_type(
@@ -72,10 +78,15 @@ def diagnose(
             type(measurements).__name__,
             "wrap arrays as Measurements(inputs, outputs, dt=…)",
         )
+    if width is not None:
+        require_count("width", width)
+    require_count("max_width", max_width)
     started = time.perf_counter()
     data = measurements
     progress("estimating the memory kernel")
     kernel = estimate_kernel(data.inputs, data.outputs, dt=data.dt)
+    if _seems_one_step_late(kernel):
+        data = dataclasses.replace(data, notes=(*data.notes, _LATE))
     progress("weighing the laws of memory")
     laws = tuple(
         estimate_law(kernel, output=o, record=data.dt * len(data.inputs))
@@ -83,25 +94,27 @@ def diagnose(
     )
     progress("fitting networks of every width")
     fits = _fit_outputs(kernel, width, max_width)
-    network = _network(fits, width, data.inputs, data.outputs, kernel)
-    training = score(data.outputs, np.asarray(network(_filled(data.inputs), dt=data.dt)))
-    progress("simulating held-out data")
-    test = _held_out(data, network, width, max_width)
+    stretch = data.unbroken()
+    network = _fit_network(fits, width, stretch.inputs, stretch.outputs, kernel)
+    training = _score_training(network, stretch, data.dt)
     progress("telling noise from nonlinearity")
     remainder = judge_remainder(data, network)
+    if stretch.start > 0:  # its state is that of a later row: nothing is known of the first
+        network = settle(network, network.input_offset)
+    progress("simulating held-out data")
+    test = _test(data, stretch, network, width, max_width)
     progress("weighing parameterisations")
     slowest = int(np.argmax([np.nan_to_num(law.t95.value) for law in laws]))
-    stability = recommend_parameterisation(
-        laws[slowest], _chosen(fits[slowest], width), dt=data.dt, unit=data.unit
-    )
+    of_slowest = _of_width(fits[slowest], width)
+    stability = recommend_parameterisation(laws[slowest], of_slowest, dt=data.dt, unit=data.unit)
     progress("forecasting a random start")
-    forecast = _forecast(fits[slowest], width, data.dt)
+    forecast = _forecast(of_slowest, data.dt)
     section = None
     if nonlinear:
         progress("fitting the nonlinear network")
         linear, baselines = (None, {}) if test is None else (test.score, test.baselines)
         section = fit_nonlinear(data, linear, baselines, progress=progress)
-    warnings = _warnings(kernel, laws, fits, data)
+    warnings = _warnings(kernel, laws, fits, data, width)
     return Diagnosis(
         measurements=data,
         kernel=kernel,
@@ -158,88 +171,73 @@ def demonstrate(*, progress: Callable[[str], None] = lambda stage: None) -> tupl
 def _fit_outputs(
     kernel: KernelEstimate, width: int | None, max_width: int
 ) -> list[EstimatedWidths]:
-    widest = max_width if width is None else max(width, 1)
     n_outputs = kernel.kernel.shape[1]
-    return [fit_estimate(kernel, output=o, max_width=widest) for o in range(n_outputs)]
+    least, most = (1, max_width) if width is None else (width, max(width, max_width))
+    return [
+        fit_estimate(kernel, output=o, min_width=least, max_width=most) for o in range(n_outputs)
+    ]
 
 
-def _forecast(fit: EstimatedWidths, width: int | None, dt: float) -> TrainingForecast | None:
-    network = _chosen(fit, width)
+def _of_width(fit: EstimatedWidths, width: int | None) -> LinearRNN:
+    return fit.networks[(fit.recommended if width is None else min(width, len(fit.networks))) - 1]
+
+
+def _forecast(network: LinearRNN, dt: float) -> TrainingForecast | None:
     if network.width > _WIDEST_FORECAST:
         return None
     return forecast_training(network, dt=dt, n_starts=8)
 
 
-def _chosen(fit: EstimatedWidths, width: int | None) -> LinearRNN:
-    return fit.networks[(fit.recommended if width is None else min(width, len(fit.networks))) - 1]
-
-
-def _network(fits, width, inputs, outputs, kernel: KernelEstimate) -> AffineRNN:
-    chosen = [_chosen(fit, width) for fit in fits]
+def _fit_network(fits, width, inputs, outputs, kernel: KernelEstimate) -> AffineRNN:
+    chosen = [_of_width(fit, width) for fit in fits]
     side_by_side = LinearRNN(
         scipy.linalg.block_diag(*(n.A for n in chosen)),
         np.concatenate([n.B for n in chosen]),
         scipy.linalg.block_diag(*(n.C for n in chosen)),
     )
-    start, stop = _longest_run(inputs)
     return fit_operating_point(
-        side_by_side,
-        inputs[start:stop],
-        outputs[start:stop],
-        dt=kernel.dt,
-        noise_std=kernel.noise.std,
+        side_by_side, inputs, outputs, dt=kernel.dt, noise_std=kernel.noise.std
     )
 
 
-def _held_out(data: Measurements, network: AffineRNN, width, max_width) -> HeldOut | None:
-    if data.test_inputs is not None:
-        simulated = _simulate(network, data.test_inputs, data)
-        return _judge(
-            "a separate record",
-            network,
-            (data.inputs, data.outputs),
-            (data.test_inputs, data.test_outputs),
-            simulated,
-        )
-    start, stop = _longest_run(data.inputs)
-    inputs, outputs = data.inputs[start:stop], data.outputs[start:stop]
-    observed = np.flatnonzero(np.isfinite(outputs).all(axis=1))
-    n_test = round(data.test_fraction * len(observed))
-    if n_test < 2 or len(observed) - n_test < 16:
+def _score_training(network: AffineRNN, stretch: Stretch, dt: float) -> Score:
+    simulated = np.asarray(network(stretch.inputs, dt=dt))
+    return score(stretch.outputs, simulated, record=stretch.outputs)
+
+
+def _test(
+    data: Measurements, stretch: Stretch, network: AffineRNN, width: int | None, max_width: int
+) -> HeldOut | None:
+    if data.test_inputs is not None and data.test_outputs is not None:
+        if data.test_start == "rest" or stretch.start > 0:
+            network = settle(network, data.test_inputs[0])
+        simulated = np.asarray(network(data.test_inputs, dt=data.dt))
+        test = (data.test_inputs, data.test_outputs)
+        training = (stretch.inputs, stretch.outputs)
+        return _score_beside_baselines("a separate record", network, training, test, simulated)
+    split = stretch.split
+    if split is None:
         return None
-    split = observed[-n_test]
-    kernel = estimate_kernel(inputs[:split], outputs[:split], dt=data.dt)
-    fits = _fit_outputs(kernel, width, max_width)
-    head = _network(fits, width, inputs[:split], outputs[:split], kernel)
-    simulated = np.asarray(head(inputs, dt=data.dt))[split:]
-    share = f"the last {100 * data.test_fraction:.0f} % of the samples, fitted on the rest"
-    return _judge(
-        share,
-        head,
-        (inputs[:split], outputs[:split]),
-        (inputs[split:], outputs[split:]),
-        simulated,
-    )
+    training = (stretch.inputs[:split], stretch.outputs[:split])
+    kernel = estimate_kernel(*training, dt=data.dt)
+    head = _fit_network(_fit_outputs(kernel, width, max_width), width, *training, kernel)
+    simulated = np.asarray(head(stretch.inputs, dt=data.dt))[split:]
+    test = (stretch.inputs[split:], stretch.outputs[split:])
+    return _score_beside_baselines(stretch.words, head, training, test, simulated)
 
 
-def _simulate(network: AffineRNN, inputs: np.ndarray, data: Measurements) -> np.ndarray:
-    if data.test_start == "rest":
-        network = AffineRNN(network.network, network.input_offset, network.output_offset)
-    return np.asarray(network(inputs, dt=data.dt))
-
-
-def _judge(record, network, training, test, simulated) -> HeldOut:
-    measured = test[1]
-    mean = np.nanmean(training[1], axis=0)
-    baselines = {"mean": score(measured, np.broadcast_to(mean, measured.shape))}
+def _score_beside_baselines(record, network, training, test, simulated) -> HeldOut:
+    known, measured = training[1], test[1]
+    mean = np.broadcast_to(np.nanmean(known, axis=0), measured.shape)
+    baselines = {"mean": score(measured, mean, record=known)}
     order = max(1, round(network.network.width / measured.shape[1]))
     arx = _simulate_arx(training, test, order)
     baselines[f"ARX({order})"] = (
         Score(np.nan, np.nan, np.nan, Status("failed", "not fitted: the outputs have gaps"))
         if arx is None
-        else score(measured, arx)
+        else score(measured, arx, record=known)
     )
-    return HeldOut(score(measured, simulated), baselines, measured, simulated, record)
+    return HeldOut(score(measured, simulated, record=known), baselines, measured, simulated, record)
 
 
 def _simulate_arx(training, test, order: int) -> np.ndarray | None:
@@ -255,26 +253,27 @@ def _simulate_arx(training, test, order: int) -> np.ndarray | None:
     return np.stack(simulated, axis=1)
 
 
-def _warnings(kernel, laws, fits, data) -> tuple[Status, ...]:
+def _seems_one_step_late(kernel: KernelEstimate) -> bool:
+    # Only a jump tells: a memory that rises slowly is small in its first step too.
+    if len(kernel.edges) < 4 or not np.allclose(np.diff(kernel.edges[:4]), kernel.dt):
+        return False
+    first, second, third = np.abs(kernel.kernel[:3])
+    silent, loud = first <= 2 * kernel.kernel_stderr[0], second >= 10 * kernel.kernel_stderr[1]
+    return bool((silent & (loud & (second >= third))).any() and silent.all())
+
+
+def _warnings(kernel, laws, fits, data, width) -> tuple[Status, ...]:
     found = [kernel.status, *kernel.warnings]
     for name, law in zip(data.output_names, laws, strict=True):
         for status in (law.verdict, law.status, *law.warnings):
             several = len(laws) > 1 and not status.is_ok
             found.append(Status(status.code, f"{name}: {status.message}") if several else status)
     found += [fit.status for fit in fits]
+    if width is not None:
+        for name, fit in zip(data.output_names, fits, strict=True):
+            if len(fit.networks) < width:
+                reached = f"{name}: {len(fit.networks)} of the {width} units asked for"
+                found.append(Status("width_beyond_rank", reached))
     distinct = list(dict.fromkeys(s for s in found if not s.is_ok))
     order = {code: rank for rank, code in enumerate(_GRAVEST_FIRST)}
     return tuple(sorted(distinct, key=lambda s: order.get(s.code, len(order))))
-
-
-def _longest_run(inputs: np.ndarray) -> tuple[int, int]:
-    # One simulation needs an unbroken input: the longest stretch between gaps.
-    whole = np.isfinite(inputs).all(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(int)))
-    starts, stops = edges[::2], edges[1::2]
-    best = int(np.argmax(stops - starts))
-    return int(starts[best]), int(stops[best])
-
-
-def _filled(inputs: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(inputs), inputs, np.nanmean(inputs, axis=0))

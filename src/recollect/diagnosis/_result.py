@@ -51,8 +51,10 @@ class Diagnosis:
         kernel: estimated memory kernel with its uncertainty.
         laws: law of the memory with t50, t90, t95 and intervals, one per output.
         widths: networks and errors against width, one family per output.
-        network: the linear network, with offset and initial state.
-        training: score of the network on the whole record it was fitted to.
+        network: the linear network, with offset and the state at the start of the record; at rest
+            where a gap in the inputs hides that.
+        training: score of the network on the longest stretch of the record without a gap in the
+            inputs, where its offset and initial state were fitted.
         test: held-out score, None where nothing was held out.
         remainder: whether what is left over is noise or nonlinearity.
         stability: which parameterisation the memory asks for, and how far its weights may move; of
@@ -86,6 +88,11 @@ class Diagnosis:
         return self.network.network.width
 
     @property
+    def recommended_width(self) -> int:
+        """Width the data pay for: that of the network, unless another was asked for."""
+        return sum(curve.recommended for curve in self.widths)
+
+    @property
     def rates(self) -> np.ndarray:
         """Decay rates of the network, in 1/unit, complex where it oscillates."""
         return -np.linalg.eigvals(np.asarray(self.network.network.A))
@@ -107,7 +114,7 @@ class Diagnosis:
                 "source": data.source,
                 "dt": data.dt,
                 "n_samples": len(data.inputs),
-                "n_observed": int(np.isfinite(data.outputs).all(axis=1).sum()),
+                "n_observed": data.n_observed,
                 "inputs": list(data.input_names),
                 "outputs": list(data.output_names),
                 "origin": data.origin,
@@ -127,7 +134,7 @@ class Diagnosis:
             },
             "width": _curve_record(self.widths[self.slowest_law])
             | {
-                "recommended": sum(curve.recommended for curve in self.widths),
+                "recommended": self.recommended_width,
                 "outputs": [
                     {"output": name} | _curve_record(curve)
                     for name, curve in zip(data.output_names, self.widths, strict=True)

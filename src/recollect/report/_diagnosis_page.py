@@ -161,7 +161,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
             "linear",
             f"a linear map explains {_percent(float(np.mean(diagnosis.kernel.explained_variance)))} of the output",
         ),
-        ("width", f"{_units(diagnosis.width)}: {diagnosis.widths[diagnosis.slowest_law].reason}"),
+        ("width", _width_fact(diagnosis)),
         (
             "network",
             f"slowest time scale {number(1 / diagnosis.rates.real.min())} {data.unit}, "
@@ -191,6 +191,14 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         facts.append(("training", diagnosis.forecast.summary()[0]))
     facts.append(("verdict", str(diagnosis.status)))
     return facts
+
+
+def _width_fact(diagnosis: Diagnosis) -> str:
+    reason = diagnosis.widths[diagnosis.slowest_law].reason
+    recommended = diagnosis.recommended_width
+    if diagnosis.width == recommended:
+        return f"{_units(recommended)}: {reason}"
+    return f"{_units(diagnosis.width)} as asked, {recommended} recommended: {reason}"
 
 
 def _units(width: int) -> str:
@@ -257,7 +265,7 @@ def _cards(diagnosis: Diagnosis) -> str:
             _percent(float(np.mean(diagnosis.kernel.explained_variance))),
             "of the output is a linear map of the input",
         ),
-        (_units(diagnosis.width), "recurrent network recommended"),
+        (_units(diagnosis.recommended_width), "recurrent network recommended"),
     ]
     if test is not None:
         cards.append(
@@ -273,7 +281,7 @@ def _cards(diagnosis: Diagnosis) -> str:
 
 def _data_words(diagnosis: Diagnosis) -> str:
     data = diagnosis.measurements
-    observed = int(np.isfinite(data.outputs).all(axis=1).sum())
+    observed = data.n_observed
     seen = "" if observed == len(data.inputs) else f", {observed} with outputs"
     start = f", from {data.origin[:10]}" if data.origin else ""
     return f"{len(data.inputs)} samples every {number(data.dt)} {data.unit}{seen}{start}"
@@ -334,11 +342,10 @@ def _network_words(diagnosis: Diagnosis) -> str:
 
 
 def _loading(diagnosis: Diagnosis) -> str:
-    dt = number(diagnosis.measurements.dt)
     code = (
         "import recollect as rc\n\n"
         'network = rc.load("model")    # model.safetensors and model.json\n'
-        f"outputs = network(inputs, dt={dt})"
+        f"outputs = network(inputs, dt={diagnosis.measurements.dt!r})"
     )
     return f"<pre>{html.escape(code)}</pre>"
 

@@ -12,8 +12,11 @@ import pytest
 
 import recollect
 from recollect import cli
-from recollect.diagnosis import Measurements, diagnose
+from recollect.diagnosis import Measurements, _pipeline, diagnose
 from recollect.diagnosis._baselines import fit_arx, score
+from recollect.diagnosis._measurements import read_measurements
+from recollect.diagnosis._network import settle
+from recollect.memory import estimate_kernel
 from recollect.report import diagnosis_json, diagnosis_page, diagnosis_summary, write_diagnosis
 
 
@@ -77,7 +80,7 @@ def test_errors_stand_above_their_bounds_and_never_grow(diagnosis):
 def test_the_network_carries_offset_and_start(diagnosis):
     data = diagnosis.measurements
     simulated = np.asarray(diagnosis.network(data.inputs, dt=1.0))
-    assert score(data.outputs, simulated).explained_variance > 0.97
+    assert score(data.outputs, simulated, record=data.outputs).explained_variance > 0.97
     gain = float(np.sum(diagnosis.network.network.step_response(np.array([1e4]))))
     at_zero = diagnosis.network.output_offset - gain * diagnosis.network.input_offset
     assert at_zero[0] == pytest.approx(3, abs=0.5)
@@ -292,13 +295,93 @@ def test_arx_recovers_an_arx_system():
     model = fit_arx(x, y, 2)
     np.testing.assert_allclose(model.past_outputs, [1.2, -0.5], atol=1e-8)
     np.testing.assert_allclose(model.past_inputs[:, 0], [0.7, 0.3], atol=1e-8)
-    assert score(y[:, None], model.simulate(x, y)[:, None]).rmse < 1e-8
+    simulated = model.simulate(x, y)[:, None]
+    assert score(y[:, None], simulated, record=y[:, None]).rmse < 1e-8
 
 
 def test_an_unstable_simulation_scores_as_diverged():
     measured = np.sin(np.arange(50.0))[:, None]
-    outcome = score(measured, np.exp(np.arange(50.0))[:, None])
+    outcome = score(measured, np.exp(np.arange(50.0))[:, None], record=measured)
     assert outcome.status.code == "diverged"
+
+
+def test_a_stretch_that_does_not_vary_is_no_divergence():
+    record = np.sin(np.arange(50.0))[:, None]
+    outcome = score(np.full((20, 1), 0.3), np.full((20, 1), 0.2), record=record)
+    assert outcome.rmse == pytest.approx(0.1)
+    assert np.isnan(outcome.explained_variance)
+    assert outcome.status.code == "undecided"
+    assert score(np.full((20, 1), np.nan), np.zeros((20, 1)), record=record).status.code == (
+        "undecided"
+    )
+
+
+def test_a_gap_in_the_inputs_does_not_move_the_initial_state():
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((2, 400))
+    decay = np.exp(-np.arange(400) / 20)
+    y = np.stack([np.convolve(u, decay / 20)[:400] for u in x])
+    y[0] += 4 * np.exp(-np.arange(1, 401) / 20) + 0.01 * rng.standard_normal(400)
+    broken = x[0].copy()
+    broken[100] = np.nan
+    found = diagnose(Measurements(broken, y[0], dt=1.0, test_inputs=x[1], test_outputs=y[1]))
+    assert found.measurements.unbroken().start == 101
+    assert found.training.explained_variance > 0.98
+    # Nothing is known of the state at row 0: the test starts settled, as it did.
+    assert found.test.score.explained_variance > 0.9
+    np.testing.assert_allclose(found.network.start, 0.0, atol=1e-12)
+
+
+def test_settled_means_that_nothing_moves_under_that_input(diagnosis):
+    value = np.array([1.7])
+    held = settle(diagnosis.network, value)(np.tile(value, (50, 1)), dt=0.7)
+    np.testing.assert_allclose(held, np.broadcast_to(held[0], held.shape), rtol=1e-6)
+
+
+def test_a_width_asked_for_is_built_and_a_wrong_one_refused():
+    x, y = two_modes(400, seed=8)
+    found = diagnose(Measurements(x, y, dt=1.0), width=10)
+    assert found.width == 10
+    assert found.recommended_width < 10
+    assert "10 units as asked" in diagnosis_summary(found)
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match="width: expected a whole number of at least 1"):
+            diagnose(found.measurements, width=wrong)
+
+
+def test_outputs_that_are_never_seen_together_are_one_record_each():
+    x, y = two_modes(800, seed=9)
+    outputs = np.stack([y, 2 * y], axis=1)
+    outputs[::2, 0] = outputs[1::2, 1] = np.nan
+    outputs[400:, 1] = np.nan
+    data = Measurements(x, outputs, dt=1.0)
+    assert data.n_observed == 600
+    found = diagnose(data)
+    for law in found.laws:
+        assert law.t50.value == pytest.approx(6.45, rel=0.15)
+    assert found.test.score.explained_variance > 0.9
+
+
+def test_a_log_that_reads_both_at_once_is_told_of_its_late_step(tmp_path):
+    x, y = two_modes(400, seed=10, noise=0.02)
+    late = diagnose(Measurements(x[1:], y[:-1], dt=1.0))
+    assert any("--output-at start" in note for note in late.measurements.notes)
+    path = tmp_path / "log.csv"
+    np.savetxt(
+        path,
+        np.column_stack([x[1:], y[:-1]]),
+        delimiter=",",
+        header="u,v",
+        comments="",
+        fmt="%.18g",
+    )
+    moved = read_measurements(path, inputs=["u"], outputs=["v"], output_at="start")
+    np.testing.assert_array_equal(moved.inputs[:, 0], x[1:-1])
+    np.testing.assert_array_equal(moved.outputs[:, 0], y[1:-1])
+    kernel = estimate_kernel(moved.inputs, moved.outputs, dt=1.0)
+    assert not _pipeline._seems_one_step_late(kernel)
+    with pytest.raises(ValueError, match="output_at: expected"):
+        read_measurements(path, inputs=["u"], outputs=["v"], output_at="middle")
 
 
 @pytest.mark.data

@@ -73,7 +73,8 @@ def test_the_network_is_reported_beside_the_linear_one():
         test_inputs=second.inputs,
         test_outputs=second.outputs,
     )
-    judged = score(second.outputs, np.asarray(linear(second.inputs, dt=1.0)))
+    simulated = np.asarray(linear(second.inputs, dt=1.0))
+    judged = score(second.outputs, simulated, record=first.outputs)
     section = fit_nonlinear(data, judged, {"mean": judged}, **QUICK)
     assert section.test is not None
     assert section.test.rmse < 0.5 * judged.rmse

@@ -127,6 +127,15 @@ def test_gaps_can_be_filled_or_kept(tmp_path):
     assert np.isnan(read["split"].inputs[10, 0])
 
 
+def test_a_record_ends_where_an_input_ends(tmp_path):
+    path = tmp_path / "short.csv"
+    rows = [f"{k},{np.sin(k) if k < 60 else ''},{np.cos(k)}" for k in range(100)]
+    path.write_text("t,u,v\n" + "\n".join(rows) + "\n", "utf-8")
+    data = read_measurements(path, inputs=["u"], outputs=["v"], time="t")
+    assert len(data.inputs) == 60
+    assert any("40 samples of v lie outside" in note for note in data.notes)
+
+
 def test_irregular_inputs_are_held_on_a_grid(tmp_path):
     rng = np.random.default_rng(1)
     stamps = np.cumsum(rng.uniform(0.5, 1.5, 80))
