@@ -5,7 +5,6 @@ Imports nothing heavy at the top: a misspelt norm must be answered at once.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recollect._core import _json
 from recollect._core._check import invalid, require_choice, require_count, require_positive
 from recollect.diagnosis._table import missing_file
 
@@ -77,12 +77,10 @@ def fit_text(
 
 def fit_record(result: ExponentialSum) -> dict[str, Any]:
     """Returns the fit as a JSON object (non-finite numbers are null)."""
-    from recollect.diagnosis._record import finite_or_null
-
     amplitudes = np.asarray(result.amplitudes)
     is_modal = bool(np.isfinite(amplitudes).all())
     pairs = amplitudes.reshape(len(amplitudes), -1)[:, 0] if is_modal else []
-    return finite_or_null(
+    return _json.finite_or_null(
         {
             "schema": SCHEMA,
             "version": VERSION,
@@ -115,7 +113,7 @@ def fit_record(result: ExponentialSum) -> dict[str, Any]:
 
 def as_json(result: ExponentialSum) -> str:
     """Returns the fit as JSON text."""
-    return json.dumps(fit_record(result), indent=2, allow_nan=False, ensure_ascii=False)
+    return _json.as_json(fit_record(result))
 
 
 def summary(result: ExponentialSum) -> str:

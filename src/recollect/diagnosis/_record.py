@@ -1,23 +1,7 @@
-"""Results as JSON: the numbers of NumPy as Python's, and no number that JSON does not have."""
+"""Results as JSON; the home of these functions is `_core._json`."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from recollect._core._json import finite_or_null
 
-import numpy as np
-
-
-def finite_or_null(value: Any) -> Any:
-    """Returns JSON-ready data: NumPy scalars as numbers, non-finite numbers as null."""
-    if isinstance(value, dict):
-        return {key: finite_or_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_or_null(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return finite_or_null(value.tolist())
-    if isinstance(value, (np.bool_, np.integer)):
-        return value.item()
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value
+__all__ = ["finite_or_null"]
