@@ -69,7 +69,7 @@ def draw(figure: Any, results: Any) -> None:
     left.legend(frameon=False, fontsize="small")
     lengths = np.stack([of.sel(kernel=k).plateau.values for k in _in_order(results)])
     right.semilogy(range(len(lengths)), lengths, "o", color="C0", markersize=3, alpha=0.5)
-    right.semilogy(range(len(lengths)), np.median(lengths, axis=1), color="C0")
+    right.semilogy(range(len(lengths)), _lengths(results), color="C0")
     right.set_xticks(range(len(lengths)), [str(k) for k in _in_order(results)], fontsize="small")
     right.set(xlabel="target", ylabel="plateau length, steps")
 
