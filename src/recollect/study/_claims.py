@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from recollect._core._check import require_choice, require_nonnegative, wrong_type
+from recollect._core._json import finite_or_null
+from recollect._core._status import Status
 
 _RELATIONS = ("equal", "at_most", "at_least")
 
@@ -60,6 +62,7 @@ class Verdict:
         figure: which figure it belongs to.
         paper: which paper that is from.
         seconds: computing time of the trials behind it.
+        status: `failed` if the claim's function raised, with what it said.
     """
 
     verdict: str
@@ -73,13 +76,11 @@ class Verdict:
     figure: str
     paper: str
     seconds: float
+    status: Status = Status()
 
     def record(self) -> dict[str, Any]:
         """Returns the verdict as a JSON object."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return finite_or_null(dataclasses.asdict(self) | {"status": self.status.record()})
 
 
 def weigh(
@@ -88,19 +89,21 @@ def weigh(
     """Returns the verdict on one claim; `gaps` says which trials are missing, if any are."""
     value: float | None = None
     stderr: float | None = None
-    doubt = gaps
+    doubt, status = gaps, Status()
     if not gaps:
         try:
-            found = claim.measure(results)
-            if isinstance(found, tuple):
-                value, stderr = (float(part) for part in found)
-            elif found is not None:
-                value = float(found)
-        except Exception as error:  # a claim that cannot be computed decides nothing
-            doubt = f"{type(error).__name__}: {error}"
+            value, stderr = _read(claim.measure(results))
+        except Exception as error:  # decides nothing, and the other claims are still worth having
+            doubt = f"{type(error).__name__}: {error}".splitlines()[0]
+            status = Status("failed", doubt)
         if not doubt and (value is None or math.isnan(value)):
             value, doubt = None, "the results cannot say"
-    verdict = "undecided" if value is None else _compare(claim, value, stderr or 0.0)
+    if value is None:
+        verdict = "undecided"
+    elif stderr is not None and not 0 <= stderr < math.inf:
+        verdict, doubt = "undecided", "its error is not known"
+    else:
+        verdict = _compare(claim, value, stderr or 0.0)
     if verdict == "undecided" and not doubt:
         doubt = "the tolerance lies within two standard errors"
     if verdict == "disagrees" and claim.refuted:
@@ -117,7 +120,15 @@ def weigh(
         figure=figure,
         paper=paper,
         seconds=seconds,
+        status=status,
     )
+
+
+def _read(found: Any) -> tuple[float | None, float | None]:
+    if isinstance(found, tuple):
+        value, stderr = found
+        return float(value), float(stderr)
+    return (None if found is None else float(found)), None
 
 
 def _compare(claim: Claim, value: float, stderr: float) -> str:

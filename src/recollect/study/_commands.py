@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from recollect._core import _json
 
 study_app = typer.Typer(
     name="study",
@@ -71,7 +72,7 @@ def run_command(
         )
         print_verdicts(verdicts)
         typer.echo(f"ledger: {path}")
-    if completion.n_failed:
+    if completion.n_failed or not all(verdict.status.is_ok for verdict in verdicts):
         raise typer.Exit(1)
 
 
@@ -177,17 +178,7 @@ def _expected(verdict: Any) -> str:
 
 def _print_json(schema: str, content: dict[str, Any]) -> None:
     record = {"schema": schema, "version": 1, "unit": "s", **content}
-    typer.echo(json.dumps(_without_infinities(record), indent=2, allow_nan=False))
-
-
-def _without_infinities(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_infinities(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_infinities(entry) for entry in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value
+    typer.echo(_json.as_json(record))
 
 
 def _short(value: Any) -> str:

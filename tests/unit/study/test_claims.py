@@ -32,6 +32,9 @@ def verdict_of(make_study, tmp_path, claim: str, body: str = "return {'v': float
         ("(3.6, 0.2)", "equal", "undecided"),
         ("(3.0, 0.1)", "equal", "agrees"),
         ("(4.0, 0.1)", "equal", "disagrees"),
+        ("(3.0, float('nan'))", "equal", "undecided"),
+        ("(3.0, float('inf'))", "equal", "undecided"),
+        ("(4.0, -0.1)", "equal", "undecided"),
         ("None", "equal", "undecided"),
         ("float('nan')", "equal", "undecided"),
         ("r.nothing", "equal", "undecided"),
@@ -72,3 +75,20 @@ def test_an_infinite_measurement_is_null_in_the_record(make_study, tmp_path):
     assert found.verdict == "agrees"
     assert found.measured == math.inf
     assert found.record()["measured"] is None
+
+
+def test_an_error_that_is_no_number_decides_nothing(make_study, tmp_path):
+    found = verdict_of(
+        make_study, tmp_path, "Claim('c', lambda r: (1.0, float('nan')), 1, 0, 'exact')"
+    )
+    assert found.reason == "its error is not known"
+    assert found.status.is_ok
+    assert found.record()["measured_stderr"] is None
+
+
+def test_a_claim_that_raises_has_failed(make_study, tmp_path):
+    found = verdict_of(make_study, tmp_path, "Claim('c', lambda r: r.nothing, 1, 0, 'exact')")
+    assert found.verdict == "undecided"
+    assert found.status.code == "failed"
+    assert "AttributeError: 'Dataset' object has no attribute 'nothing'" in found.status.message
+    assert found.record()["status"]["code"] == "failed"

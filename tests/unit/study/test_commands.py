@@ -65,6 +65,14 @@ def test_failed_trials_end_with_code_1(write_study):
     assert call("run", file, "--retry").exit_code == 1
 
 
+def test_a_claim_that_raises_ends_with_code_1(write_study):
+    done = call("run", write_study(BODY.replace("float(r.v.max())", "1 / 0")))
+    assert done.exit_code == 1
+    assert "undecided: grows" in done.output
+    assert "ZeroDivisionError: division by zero" in done.output
+    assert call("run", write_study(BODY.replace("float(r.v.max())", "None"))).exit_code == 0
+
+
 @pytest.mark.parametrize("command", ["run", "status", "results"])
 def test_wrong_input_raises_for_the_command_line_to_print(command, tmp_path):
     done = call(command, tmp_path / "none.py")
