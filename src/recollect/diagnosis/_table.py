@@ -5,10 +5,7 @@ Imports neither jax nor pandas at the top: a misspelt column must be answered at
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
-import io
 import itertools
 import re
 from collections.abc import Sequence
@@ -17,9 +14,23 @@ from pathlib import Path
 import numpy as np
 
 from recollect._core._check import did_you_mean, invalid, require_choice
+from recollect._core._table import (
+    array_names,
+    as_numbers,
+    column_of,
+    decimal_points,
+    find_delimiter,
+    first_lines,
+    is_number,
+    is_units_row,
+    kind_of,
+    missing_file,
+    read_arrays,
+    read_rows,
+)
 
+__all__ = ["missing_file"]
 GAPS = ("refuse", "interpolate", "split")
-_LARGEST_FILE = 4 * 2**30
 _UNITS = {
     "ns": 1e-9,
     "us": 1e-6,
@@ -106,13 +117,6 @@ def require_file(path: Path) -> None:
     _kind_of(path)
 
 
-def missing_file(argument: str, path: Path) -> ValueError:
-    """Returns the error for a file that is not there, with the nearest name that is."""
-    folder = path.parent if path.parent.is_dir() else Path()
-    near = did_you_mean(path.name, [p.name for p in folder.iterdir()])
-    return invalid(argument, "a file that exists", repr(str(path)), near)
-
-
 class Table:
     """The columns of one file, read on demand."""
 
@@ -121,14 +125,14 @@ class Table:
         self._columns: dict[str, Column] = {}
         kind = _kind_of(path)
         self._read_some = {
-            "csv": self._read_csv,
-            "npz": self._read_npz,
-            "parquet": self._read_parquet,
+            "CSV": self._read_csv,
+            "NPZ": self._read_npz,
+            "Parquet": self._read_parquet,
         }[kind]
-        if kind == "csv":
+        if kind == "CSV":
             self._delimiter, self.names = _sniff(path)
-        elif kind == "npz":
-            self.names = _npz_names(path)
+        elif kind == "NPZ":
+            self.names = array_names(path, argument="DATA")
         else:
             self.names = _parquet_names(path)
 
@@ -153,59 +157,41 @@ class Table:
         places = {name: self.names.index(name) for name in names}
         cells: dict[str, list[str]] = {name: [] for name in names}
         first_row = 2
-        with _open_text(self.path) as lines:
-            reader = csv.reader(lines, delimiter=self._delimiter)
-            try:
-                next(reader)
-                for row in reader:
-                    if not row:
-                        continue
-                    for name, place in places.items():
-                        cells[name].append(row[place].strip() if place < len(row) else "")
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise invalid("DATA", "a text table", f"{self.path.name} ({error})") from None
+        rows = read_rows(self.path, delimiter=self._delimiter, argument="DATA")
+        next(rows)
+        for _, row in rows:
+            for name, place in places.items():
+                cells[name].append(row[place] if place < len(row) else "")
         stated = {name: name for name in cells}
-        comma = self._delimiter != ","
-        first_two = {
-            name: [_decimal_points([cell], comma)[0] for cell in column[:2]]
-            for name, column in cells.items()
-        }
-        if _is_units_row(first_two):
+        first_two = [
+            [decimal_points([cell], self._delimiter)[0] for cell in row]
+            for row in zip(*(column[:2] for column in cells.values()), strict=True)
+        ]
+        if len(first_two) == 2 and is_units_row(*first_two):
             first_row = 3
             stated = {name: f"[{column[0].strip('[]()')}]" for name, column in cells.items()}
             cells = {name: column[1:] for name, column in cells.items()}
-        cells = {name: _decimal_points(column, comma) for name, column in cells.items()}
         return {
             name: Column(
-                name, _as_numbers(column), first_row, self.path.name, _time_unit(stated[name])
+                name,
+                as_numbers(decimal_points(column, self._delimiter)),
+                first_row,
+                self.path.name,
+                _time_unit(stated[name]),
             )
             for name, column in cells.items()
         }
 
     def _read_npz(self, names: Sequence[str]) -> dict[str, Column]:
-        columns = {}
-        with np.load(self.path, allow_pickle=False) as archive:
-            for name in names:
-                try:
-                    values = np.squeeze(archive[name])
-                except Exception as error:  # a damaged archive fails in a dozen ways
-                    reason = " ".join(str(error).split())[:200]
-                    raise invalid(
-                        "DATA", "arrays of numbers", f"{name!r} in {self.path.name} ({reason})"
-                    ) from None
-                if values.ndim != 1:
-                    raise invalid(
-                        "column", "a one-dimensional array", f"{name!r} of shape {values.shape}"
-                    )
-                columns[name] = Column(name, _array_column(name, values), 1, self.path.name)
-        return columns
+        arrays = read_arrays(self.path, names, argument="DATA")
+        return {name: Column(name, arrays[name], 1, self.path.name) for name in names}
 
     def _read_parquet(self, names: Sequence[str]) -> dict[str, Column]:
         table = _parquet().read_table(self.path, columns=list(names))
         columns = {}
         for name in names:
             values = table.column(name).to_pandas().to_numpy()
-            columns[name] = Column(name, _array_column(name, values), 1, self.path.name)
+            columns[name] = Column(name, column_of(name, values), 1, self.path.name)
         return columns
 
 
@@ -244,7 +230,7 @@ def numbers(column: Column, *, gaps: str = "refuse") -> np.ndarray:
     """
     require_choice("--gaps", gaps, GAPS)
     if not column.is_numeric:
-        bad = [(i, v) for i, v in enumerate(column.values) if not _is_number(v)]
+        bad = [(i, v) for i, v in enumerate(column.values) if not is_number(v)]
         rows = row_names([i for i, _ in bad], column.first_row)
         raise invalid(
             f"column {column.name!r} of {column.origin}",
@@ -351,61 +337,19 @@ def convert_unit(values: np.ndarray, unit: str, wanted: str) -> np.ndarray:
 
 
 def _kind_of(path: Path) -> str:
-    if not path.exists():
-        raise missing_file("DATA", path)
-    if path.is_dir():
-        raise invalid("DATA", "a file", f"the directory {str(path)!r}")
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
-            head = stream.read(4096)
-    except OSError as error:
-        raise invalid("DATA", "a readable file", f"{path.name} ({error.strerror})") from None
-    if size == 0:
-        raise invalid("DATA", "a table", f"{path.name}, which is empty")
-    if size > _LARGEST_FILE:
-        raise invalid(
-            "DATA",
-            "a file of at most 4 GiB",
-            f"{path.name} of {size / 2**30:.1f} GiB",
-            "read it in chunks with recollect.memory.estimate_kernel",
-        )
-    if head[:4] == b"PAR1":
-        return "parquet"
-    if head[:2] == b"PK":
-        return "npz"
-    if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise invalid("DATA", "CSV, NPZ or Parquet", f"{path.name}, a binary file of another kind")
-    return "csv"
-
-
-def _open_text(path: Path) -> io.TextIOWrapper:
-    with path.open("rb") as stream:
-        head = stream.read(1 << 16)
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(head)
-    except UnicodeDecodeError:
-        encoding = "cp1252"  # what spreadsheets write where they do not write UTF-8
-    return path.open(encoding=encoding, errors="replace", newline="")
+    chunks = "read it in chunks with recollect.memory.estimate_kernel"
+    return kind_of(path, argument="DATA", remedy=chunks)
 
 
 def _sniff(path: Path) -> tuple[str, list[str]]:
-    with _open_text(path) as lines:
-        head = lines.readline(1 << 20)
-        rest = [lines.readline(1 << 20) for _ in range(5)]
+    head, *rest = first_lines(path, 6) or [""]
     if not head.strip():
         raise invalid("DATA", "column names in the first row", f"an empty first row in {path.name}")
     if not any(r.strip() for r in rest):
         raise invalid("DATA", "rows below the column names", f"a single row in {path.name}")
-    # The delimiter that splits the first rows into the same number of cells, at least two.
-    best, width = ",", 1
-    for delimiter in (",", ";", "\t", "|", " "):
-        counts = [len(r) for r in csv.reader([head, *filter(str.strip, rest)], delimiter=delimiter)]
-        if counts and counts[0] > width and all(c >= counts[0] - 1 for c in counts):
-            best, width = delimiter, counts[0]
-    names = [name.strip() for name in next(csv.reader([head], delimiter=best))]
-    if all(_is_number(name) for name in names if name):
+    delimiter = find_delimiter([head, *rest])
+    _, names = next(read_rows(path, delimiter=delimiter, argument="DATA"))
+    if all(is_number(name) for name in names if name):
         raise invalid(
             "DATA",
             "column names in the first row",
@@ -415,15 +359,7 @@ def _sniff(path: Path) -> tuple[str, list[str]]:
     repeated = sorted({n for n in names if n and names.count(n) > 1})
     if repeated:
         raise invalid("DATA", "distinct column names", f"{repeated[0]!r} twice in {path.name}")
-    return best, names
-
-
-def _npz_names(path: Path) -> list[str]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return list(archive.files)
-    except Exception as error:
-        raise invalid("DATA", "a readable NPZ file", f"{path.name} ({error})") from None
+    return delimiter, names
 
 
 def _parquet_names(path: Path) -> list[str]:
@@ -444,61 +380,11 @@ def _parquet():
     return pyarrow.parquet
 
 
-def _array_column(name: str, values: np.ndarray) -> np.ndarray:
-    if values.dtype.kind in "fiub":
-        return values.astype(np.float64)
-    if values.dtype.kind == "M":
-        return np.array(np.datetime_as_string(values))
-    if values.dtype.kind == "c":
-        raise invalid(f"column {name!r}", "real numbers", "complex numbers")
-    return _as_numbers(["" if v is None else str(v) for v in values.tolist()])
-
-
-def _as_numbers(cells: Sequence[str]) -> np.ndarray:
-    try:
-        return np.array([float(c) if c and c.lower() not in _EMPTY else np.nan for c in cells])
-    except ValueError:
-        return np.array(cells, dtype=str)
-
-
-def _decimal_points(cells: list[str], comma: bool) -> list[str]:
-    # 1,5 is a number where a semicolon separates the columns.
-    if comma and all(re.fullmatch(r"[+-]?\d*,?\d*(?:[eE][+-]?\d+)?", c) for c in cells):
-        return [c.replace(",", ".") for c in cells]
-    return cells
-
-
-_EMPTY = {"nan", "na", "n/a", "null", "none", "-", "missing"}
-
-
-def _is_number(cell: object) -> bool:
-    text = str(cell)
-    if not text or text.lower() in _EMPTY:
-        return True
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _time_unit(text: str) -> str:
     # "t [s]", "time (min)": what stands in brackets, if it is a unit of time.
     match = re.search(r"[\[(]\s*([A-Za-zµ]+)\s*[\])]\s*$", text)
     unit = _UNIT_NAMES.get(match[1].lower(), match[1]) if match else ""
     return unit if unit in _UNITS else ""
-
-
-def _is_units_row(cells: dict[str, list[str]]) -> bool:
-    # A row of units under the header: text in every column, numbers right below.
-    return all(
-        len(column) == 2
-        and column[0]
-        and not _is_number(column[0])
-        and column[1]
-        and _is_number(column[1])
-        for column in cells.values()
-    )
 
 
 def row_names(places: Sequence[int] | np.ndarray, first_row: int) -> str:

@@ -8,6 +8,7 @@ from recollect.targets._expression import (
     parse_kernel,
 )
 from recollect.targets._kernel import AbstractKernel, kernel_quadrature, measure_norm
+from recollect.targets._kernel_file import read_kernel
 from recollect.targets._shapes import (
     Airy,
     Box,
@@ -19,7 +20,6 @@ from recollect.targets._shapes import (
     SumKernel,
     TemplateKernel,
     exponential_sum,
-    read_kernel,
 )
 from recollect.targets._systems import LorenzNinetySix, TankRecord, TwoTanks, simulate_two_tanks
 from recollect.targets._teachers import WienerTeacher, random_linear_teacher, random_wiener_teacher

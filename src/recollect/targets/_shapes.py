@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +10,6 @@ import numpy as np
 import scipy.special
 
 from recollect._core._check import (
-    did_you_mean,
     host_float64,
     invalid,
     require_count,
@@ -1087,158 +1084,6 @@ def _diagonal_network(a: Any, w: Any) -> AbstractLinearFunctional:
     return DiagonalRNN(w, ones, a[None, :])
 
 
-def read_kernel(
-    path: str | os.PathLike[str], *, lag: str | None = None, value: str | None = None
-) -> SampledKernel:
-    """Returns the kernel in a table of (t, ρ), as a `SampledKernel`.
-
-    CSV, or NPZ with two arrays of numbers: the first is the lags.
-
-    The delimiter (comma, semicolon, tab or blanks) is found, and between semicolons a decimal
-    comma; a header line, and a line of units below it, are optional; lines starting with # are
-    skipped.
-
-    Args:
-        path: the file.
-        lag: column of the lags, by name; default the first.
-        value: column of ρ, by name; default the second.
-
-    Returns:
-        The kernel.
-
-    Raises:
-        ValueError: if the file cannot be read as such a table; the message names file and line.
-    """
-    name = os.path.basename(os.fspath(path))
-    if _is_archive(path):
-        return _read_arrays(path, name, lag=lag, value=value)
-    text = _read_text(path, name)
-    rows: list[tuple[int, list[str]]] = []
-    delimiter: str | None = None
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip().lstrip("\ufeff")
-        if not line or line.startswith("#"):
-            continue
-        if not rows:
-            delimiter = next((d for d in "\t;," if d in line), None)
-        cells = line.split(delimiter) if delimiter else line.split()
-        cells = [cell.strip().strip('"') for cell in cells]
-        if delimiter == ";":  # 1,5 is a number where a semicolon separates the columns
-            cells = [re.sub(r"^([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)$", r"\1.\2", c) for c in cells]
-        rows.append((number, cells))
-        if len(rows) > 2_000_000:
-            raise invalid(name, "at most two million rows", "more", "thin the table")
-    if not rows:
-        raise invalid(name, "a table of lags and kernel values", "an empty file")
-    header = None if all(_is_number(c) for c in rows[0][1] if c) else rows[0][1]
-    body = rows[1:] if header else rows
-    if header and len(body) > 1 and not any(_is_number(c) for c in body[0][1]):
-        body = body[1:]  # a row of units under the header
-    columns = [0, 1]
-    for place, wanted in enumerate((lag, value)):
-        if wanted is None:
-            continue
-        if header is None or wanted not in header:
-            known = header or []
-            raise invalid(
-                name,
-                f"a column {wanted!r}",
-                "columns " + ", ".join(known) if known else "a table without a header",
-                did_you_mean(wanted, known),
-            )
-        columns[place] = header.index(wanted)
-    lags, values = [], []
-    for number, cells in body:
-        for column, store in zip(columns, (lags, values), strict=True):
-            if column >= len(cells):
-                raise invalid(
-                    f"{name}, line {number}", f"at least {column + 1} columns", len(cells)
-                )
-            cell = cells[column]
-            if not _is_number(cell) or not math.isfinite(float(cell)):
-                raise invalid(
-                    f"{name}, line {number}",
-                    "a finite number",
-                    repr(cell[:40]) if cell else "a gap",
-                )
-            store.append(float(cell))
-    if len(lags) < 2:
-        raise invalid(name, "at least two rows", len(lags))
-    falling = np.flatnonzero(np.diff(lags) <= 0)
-    if len(falling):
-        at = int(falling[0]) + 1
-        raise invalid(
-            f"{name}, line {body[at][0]}",
-            "increasing lags",
-            f"{lags[at]:g} after {lags[at - 1]:g}",
-            "sort the table by lag and remove duplicates",
-        )
-    if lags[0] < 0:
-        raise invalid(f"{name}, line {body[0][0]}", "lags not below zero", f"{lags[0]:g}")
-    return SampledKernel(lags, values)
-
-
-def _is_archive(path: str | os.PathLike[str]) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False  # said when it is read as text
-
-
-def _read_arrays(
-    path: str | os.PathLike[str], name: str, *, lag: str | None, value: str | None
-) -> SampledKernel:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: np.squeeze(archive[key]) for key in archive.files}
-    except Exception as error:  # a damaged archive fails in a dozen ways
-        reason = " ".join(str(error).split())[:200]
-        raise invalid(name, "arrays of numbers", f"a file that has none ({reason})") from None
-    known = ", ".join(arrays) or "none"
-    if (lag is None or value is None) and len(arrays) != 2:
-        raise invalid(name, "two arrays, the lags and the kernel", f"{len(arrays)} ({known})")
-    columns = []
-    for place, wanted in enumerate((lag, value)):
-        key = list(arrays)[place] if wanted is None else wanted
-        if key not in arrays:
-            raise invalid(
-                name, f"an array {key!r}", f"arrays {known}", did_you_mean(key, list(arrays))
-            )
-        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "fiu":
-            got = f"dtype {arrays[key].dtype}, shape {arrays[key].shape}"
-            raise invalid(f"{name}, {key}", "a one-dimensional array of real numbers", got)
-        columns.append(arrays[key])
-    return SampledKernel(*columns)
-
-
-def _read_text(path: str | os.PathLike[str], name: str) -> str:
-    try:
-        if os.path.isdir(path):
-            raise invalid("path", "a CSV file", f"the directory {name}")
-        if os.path.getsize(path) > 200_000_000:
-            raise invalid(name, "a table below 200 MB", f"{os.path.getsize(path) / 1e6:.0f} MB")
-        with open(path, "rb") as file:
-            raw = file.read()
-    except OSError as error:
-        reason = (error.strerror or "it cannot be opened").lower()
-        raise invalid("path", "a readable CSV file", f"{name} ({reason})") from None
-    if b"\0" in raw[:4096]:
-        raise invalid(name, "a text table", "a binary file")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
 __all__ = [
     "Airy",
     "Box",
@@ -1250,5 +1095,4 @@ __all__ = [
     "SumKernel",
     "TemplateKernel",
     "exponential_sum",
-    "read_kernel",
 ]

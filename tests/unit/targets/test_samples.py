@@ -131,7 +131,7 @@ def test_bad_files_in_one_line(tmp_path, content, words):
 
 
 def test_missing_files_and_directories(tmp_path):
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="a file that exists"):
         rt.read_kernel(tmp_path / "absent.csv")
     with pytest.raises(ValueError, match="directory"):
         rt.read_kernel(tmp_path)
