@@ -106,7 +106,7 @@ def _sort_out(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Statu
     metrics: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     stated: Status | None = None
-    not_finite = []
+    not_finite, not_a_number = [], []
     for name, value in result.items():
         if not isinstance(name, str):
             raise TypeError(f"result: expected names as keys, got {name!r}")
@@ -123,6 +123,8 @@ def _sort_out(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Statu
             )
         if not np.isfinite(array).all():
             not_finite.append(name)
+        if np.isnan(array).any():
+            not_a_number.append(name)
         if array.ndim or array.dtype.kind == "c":
             arrays[name] = array
         else:
@@ -132,6 +134,10 @@ def _sort_out(result: Any) -> tuple[dict[str, Any], dict[str, np.ndarray], Statu
             " is not finite" if len(not_finite) == 1 else " are not finite"
         )
         stated = Status("not_finite", message) if not_finite else Status()
+    elif stated.is_ok and not_a_number:
+        # Infinity may be what was measured; NaN never is.
+        names = ", ".join(not_a_number)
+        stated = Status("not_finite", f"{names} {'is' if len(not_a_number) == 1 else 'are'} NaN")
     return metrics, arrays, stated
 
 

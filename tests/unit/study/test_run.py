@@ -110,6 +110,17 @@ def test_duplicate_trials_are_named_before_anything_runs(tmp_path):
             "infinite",
             "a pole",
         ),
+        ({"a": float("inf"), "b": None, "status": recollect.Status()}, "ok", ""),
+        (
+            {"a": float("nan"), "b": np.inf, "status": recollect.Status()},
+            "not_finite",
+            "a is NaN",
+        ),
+        (
+            {"a": float("nan"), "status": recollect.Status("infinite", "a pole")},
+            "infinite",
+            "a pole",
+        ),
         (
             {"status": recollect.Status("not_converged", "50 steps"), "a": 1.0},
             "not_converged",

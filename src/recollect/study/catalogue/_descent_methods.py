@@ -157,7 +157,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "With C's own step size 1/(T√τ) the least risk falls at least as 1/√τ (order in τ, "
                 "slowest of projected, averaged, stochastic and plain, largest width).",
-                lambda r: max(slope(_taken(r), curve) for curve in _paper(r).values()),
+                lambda r: float(np.max([slope(_taken(r), curve) for curve in _paper(r).values()])),
                 expected=-0.5,
                 tolerance=0.1,
                 reason="the order is an upper limit; a mean over few seeds is within 0.1",

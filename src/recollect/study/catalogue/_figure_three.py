@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ def escape(kernel: str, start: str, delta: float, delay: float) -> dict[str, Any
         "hitting_time": found.value,
         "relative_error": found.relative_error,
         "bound": training.bound_hitting_time(loss, a, w, delta=delta),
-        "linear": linear.value if linear.is_valid else math.nan,
+        "linear": linear.value if linear.is_valid else None,
         "status": found.status,
     }
 

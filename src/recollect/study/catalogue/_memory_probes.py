@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -205,17 +206,15 @@ def _cells(results: Any, kinds: Any) -> Any:
 
 
 def _left(results: Any, kinds: Any) -> float:
-    return max(
-        float(np.median(np.log10(np.maximum(_over_seeds(of.end)[:, 0], 1e-19))))
-        for of in _cells(results, kinds)
-    )
+    return _worst(_over_seeds(of.end)[:, 0] for of in _cells(results, kinds))
 
 
 def _left_over_sizes(results: Any, kinds: Any) -> float:
-    return max(
-        float(np.median(np.log10(np.maximum(_over_seeds(of.end_over_sizes), 1e-19))))
-        for of in _cells(results, kinds)
-    )
+    return _worst(_over_seeds(of.end_over_sizes) for of in _cells(results, kinds))
+
+
+def _worst(shares: Iterable[np.ndarray]) -> float:
+    return float(np.max([np.median(np.log10(np.maximum(share, 1e-19))) for share in shares]))
 
 
 def _disagreement(results: Any) -> float | None:
@@ -224,5 +223,5 @@ def _disagreement(results: Any) -> float | None:
         rates = _over_seeds(of.rate)
         if len(rates):
             ratio = np.median(rates[:, 1:] / rates[:, :1], axis=0)
-            worst = max(worst, float(np.abs(ratio - 1).max()))
+            worst = float(np.maximum(worst, np.abs(ratio - 1).max()))
     return worst or None

@@ -172,4 +172,4 @@ def _order_of_curves(results: Any) -> float:
     bounded = np.isfinite(bounds) & finite
     above = (errors[bounded] / bounds[bounded]).max()
     # Where the search is infinite the bound has to be.
-    return float(max(below, above, np.isfinite(bounds[~finite]).sum()))
+    return float(np.max([below, above, np.isfinite(bounds[~finite]).sum()]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from recollect.study._claims import Claim
 from recollect.study._grid import product
 from recollect.study._study import Study
@@ -84,7 +86,7 @@ def build_study(*, quick: bool) -> Study:
             Claim(
                 "Every one approximates better when wider (largest ratio of misfits).",
                 lambda r: float(
-                    max(growth(r, "misfit", activation=name) for name in r.activation.values)
+                    np.max([growth(r, "misfit", activation=name) for name in r.activation.values])
                 ),
                 expected=0.5,
                 tolerance=0.0,
