@@ -41,6 +41,13 @@ def test_recursions_bound_every_unit_by_enumeration():
     assert np.all(worst[:, 0] <= found.gradient)
     assert np.all(worst[:, 1] <= found.curvature)
     assert found.gain == pytest.approx(1.0)
+    # Negative control: a unit that has left the ball, too faint to saturate, exceeds both.
+    outside = [
+        [np.linalg.norm(g), np.linalg.norm(hess, ord=2)]
+        for _, g, hess in derivatives(3 * widest, 0.01, [1, 0, 0, 0, 0])
+    ]
+    assert outside[-1][0] > 3 * found.gradient[-1]
+    assert outside[-1][1] > 3 * found.curvature[-1]
 
 
 def test_recursions_turn_at_the_cutoff():

@@ -90,6 +90,24 @@ def test_the_linearised_risk_is_that_of_linear_descent():
     np.testing.assert_allclose(curve, np.array(risks)[[0, 1, 7]], rtol=1e-12)
 
 
+def test_a_run_follows_the_linearised_risk_only_while_its_units_hardly_move():
+    network = c.initialise_paired(12, 2, alpha=0.3, seed=0)
+    signals = c.draw_sequences(3, 3, 2, seed=0)
+    ntk = c.measure_ntk(network, signals)
+
+    def departure(size):
+        y = size * np.random.default_rng(0).standard_normal((3, 3))
+        curve = c.predict_risk_curve(ntk, y, step_size=0.1, steps=np.arange(31))
+        run = c.train_paired(
+            network, signals, y, n_steps=30, step_size=0.1, method="plain", dtype="float64"
+        )
+        return np.abs(run.risk / curve - 1).max()
+
+    assert departure(1e-4) < 1e-4
+    # Negative control: labels that move the units of a narrow network far.
+    assert departure(10.0) > 0.1
+
+
 def test_a_transport_target_is_its_expectation():
     target = c.draw_transport_target(2, nu_w=0.7, nu_u=1.2, alpha=0.4, seed=5)
     signals = c.draw_sequences(2, 3, 2, seed=5)
