@@ -13,7 +13,7 @@ import scipy.linalg
 from recollect._core._functional import AbstractFunctional, AbstractReparam
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
-from recollect.diagnosis._stability import bound_radius
+from recollect.diagnosis._stability import largest_radius
 from recollect.models import (
     AffineRNN,
     DiagonalRNN,
@@ -166,7 +166,7 @@ def _of_dense(model: LinearRNN) -> PerturbationMargin:
         cure, best = _cure(moduli, size)
     except ValueError:
         pass
-    radius = bound_radius(error, size)
+    radius = largest_radius(error, size)
     return PerturbationMargin(radius, radius, best, 1 / mass, "dense", cure, True)
 
 
@@ -219,7 +219,7 @@ def _cure(moduli: DiagonalRNN, size: float) -> tuple[str, float]:
 
 
 def _radius(moduli: DiagonalRNN, size: float) -> float:
-    return bound_radius(lambda beta: bound_perturbation_error(moduli, beta), size)
+    return largest_radius(lambda beta: bound_perturbation_error(moduli, beta), size)
 
 
 def _moduli(model: DiagonalRNN) -> DiagonalRNN:

@@ -141,9 +141,11 @@ class ParameterisationAdvice:
             name = {"power": "a power law", "stretched": "a stretched exponential"}[self.law]
             return f"the memory is {name}: no directly trained network holds it stably, however wide{here}"
         if self.law in ("exponential", "delayed"):
-            # Oscillating shapes have no rate of their own: the fitted network's stands in.
-            known = math.isfinite(self.radius_bound)
-            rate = f"{_number(self.radius_bound if known else self.slowest_rate)} per {self.unit.removesuffix('s') or self.unit}"
+            if self.radius_bound == math.inf:
+                return f"the memory ends faster than any exponential: a directly trained network can hold it{here}"
+            # Where the law names no rate, the fitted network's stands in.
+            slowest = self.slowest_rate if math.isnan(self.radius_bound) else self.radius_bound
+            rate = f"{_number(slowest)} per {self.unit.removesuffix('s') or self.unit}"
             return (
                 f"the memory ends exponentially: a directly trained network can hold it while its rates "
                 f"move by less than {rate}{here}"
@@ -233,9 +235,8 @@ def recommend_parameterisation(
     try:
         channel = standardise(to_dense(network), dt)
         units = _real_units(channel)
-    except ValueError:
-        stable = advice.slowest_rate > 0
-        words = "it has repeated rates" if stable else "it does not forget"
+    except ValueError as error:
+        words = f"no modes ({error})" if advice.slowest_rate > 0 else "it does not forget"
         if not np.any(network.kernel(np.array([0.0, dt]))):
             words = "its kernel is zero"
         status = Status("undecided", f"of the fitted network: {words}")
@@ -253,7 +254,7 @@ def recommend_parameterisation(
     )
 
 
-def bound_radius(error: Callable[[float], float], limit: float) -> float:
+def largest_radius(error: Callable[[float], float], limit: float) -> float:
     """Returns the largest radius at which a non-decreasing error stays within a limit."""
     high = 1e-14
     while error(high) <= limit:
@@ -285,7 +286,7 @@ def _margins(units: DiagonalRNN, limit: float) -> tuple[ParameterisationMargin, 
             weight = np.asarray(own.weights)[np.argmin(rates)]
             found.append(
                 ParameterisationMargin(
-                    radius=bound_radius(lambda b, m=own: bound_perturbation_error(m, b), limit),
+                    radius=largest_radius(lambda b, m=own: bound_perturbation_error(m, b), limit),
                     unstable_from=math.inf if reparam.is_stable else float(rates.min()),
                     gradient_scale=float(predict_gradient_scale(reparam, weight)),
                     reparam=name,

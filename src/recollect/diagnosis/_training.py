@@ -33,6 +33,7 @@ from recollect.training import (
 
 _LEARNED = 0.01
 _GIVE_UP = 1e10
+_FEWEST_LATE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,11 +319,16 @@ def judge_loss_curve(
     if not (math.isfinite(floor) and floor >= 0):
         raise invalid("floor", "a finite loss not below zero", floor)
     tail = at >= at[-1] - (at[-1] - at[0]) / 4
+    span = "its last quarter"
+    if tail.sum() < _FEWEST_LATE:  # recorded ever more rarely
+        tail[-_FEWEST_LATE:] = True
+        span = f"its last {_FEWEST_LATE} records"
     late = curve[tail]
     third = max(1, len(late) // 3)
     # Medians: a sampled loss jumps from batch to batch.
     before, after = float(np.median(late[:third])), float(np.median(late[-third:]))
-    noise = float(np.median(np.abs(np.diff(late)))) / math.sqrt(third)
+    # Second differences, which a steady fall leaves out, on the scale of first ones.
+    noise = float(np.median(np.abs(np.diff(late, 2)))) / math.sqrt(3 * third)
     if after <= floor * 1.1 + 3 * noise:
         evidence = f"the loss {after:.3g} is within a tenth of what this width reaches, {floor:.3g}"
         return CurveVerdict("floor", math.inf, evidence, after, floor)
@@ -330,7 +336,7 @@ def judge_loss_curve(
         rate = math.log((before - floor) / (after - floor)) / (
             at[tail][-third:].mean() - at[tail][:third].mean()
         )
-        evidence = f"it fell by {100 * (1 - after / before):.0f} % over its last quarter"
+        evidence = f"it fell by {100 * (1 - after / before):.0f} % over {span}"
         return CurveVerdict("learning", math.log(2) / rate, evidence, after, floor)
     if weights is not None:
         return _judge_weights(weights, step_size, after, floor)

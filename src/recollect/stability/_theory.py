@@ -133,6 +133,10 @@ def bound_perturbation_error(model: DiagonalRNN, radius: float, *, of: str = "al
     Returns:
         The bound; infinite if a rate may reach zero.
 
+    Raises:
+        TypeError: if the model is no diagonal network.
+        ValueError: if it is not as above, the radius is negative or `of` is unknown.
+
     Source: ours, for Definition 3.4 of Wang et al. 2024.
     """
     require_choice("of", of, MOVING)
@@ -171,6 +175,10 @@ def bound_normalised_error(model: DiagonalRNN, radius: float) -> float:
     Returns:
         The bound; infinite where the parameterisation has no g(β).
 
+    Raises:
+        TypeError: if the model is no diagonal network, or maps onto multipliers.
+        ValueError: if it is not real, continuous and of one channel, or the radius is negative.
+
     Source: ours.
     """
     radius = require_nonnegative("radius", radius)
@@ -208,6 +216,10 @@ def predict_direct_error(
         rates: w > 0, shape (width,).
         radius: β.
         ball: `euclidean` (one unit only) or `paper`.
+
+    Raises:
+        ValueError: if the ball is unknown, the radius negative, an amplitude or rate not positive, or a
+            Euclidean ball is asked for around several units.
 
     Source: ours, for Definition 3.4 of Wang et al. 2024.
     """
@@ -251,6 +263,10 @@ def bound_stable_radius(law: MemoryLaw) -> float:
     if law.law == "power":
         return 0.0
     values = {name: float(value.value) for name, value in law.parameters.items()}
+    if law.law in ("exponential", "delayed"):
+        # Several exponentials, an oscillation and a gamma law end like their slowest rate; a bump
+        # alone ends faster than every exponential.
+        return values.get("rate", math.inf if "spread" in values else math.nan)
     try:
         return predict_exponential_order(law.law, **values)
     except ValueError:

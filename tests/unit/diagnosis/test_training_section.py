@@ -130,6 +130,13 @@ def test_the_floor_of_a_width_and_a_loss_that_falls():
     falling = judge_loss_curve(np.exp(-0.01 * np.arange(400)), floor=1e-6)
     assert falling.kind == "learning"
     assert falling.steps_left == pytest.approx(math.log(2) / 0.01, rel=0.05)
+    # Recorded ever more rarely: the last quarter is one record.
+    rarely = 2.0 ** np.arange(12)
+    settled = judge_loss_curve(0.1 + np.exp(-rarely), steps=rarely, floor=0.1)
+    assert settled.kind == "floor"
+    still = judge_loss_curve(rarely**-0.5, steps=rarely, floor=0.0)
+    assert still.kind == "learning"
+    assert "its last 4 records" in still.evidence
     rng = np.random.default_rng(0)
     noisy = judge_loss_curve(1 + 0.05 * rng.standard_normal(400), floor=1e-6)
     assert noisy.kind == "undecided"

@@ -236,6 +236,12 @@ def law(name, **values):
 def test_the_stable_radius_is_bounded_by_the_order_of_the_memory():
     assert stability.bound_stable_radius(law("exponential", rate=0.3)) == pytest.approx(0.3)
     assert stability.bound_stable_radius(law("delayed", rate=0.2, delay=4.0)) == pytest.approx(0.2)
+    # Families of several parameters end like their slowest rate; a bump alone ends at once.
+    swinging = law("exponential", rate=0.1, frequency=2.0)
+    assert stability.bound_stable_radius(swinging) == pytest.approx(0.1)
+    two = law("delayed", rate=0.2, second_rate=1.0, delay=4.0)
+    assert stability.bound_stable_radius(two) == pytest.approx(0.2)
+    assert stability.bound_stable_radius(law("delayed", delay=4.0, spread=1.0)) == math.inf
     assert stability.bound_stable_radius(law("power", exponent=1.5)) == 0.0
     assert stability.bound_stable_radius(law("stretched", exponent=0.5, scale=1.0)) == 0.0
     assert math.isnan(stability.bound_stable_radius(law("exponential")))
