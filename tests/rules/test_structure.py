@@ -7,6 +7,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOMS = ("memory", "approximation", "training", "stability", "convergence")
+DESCRIBED = (*ROOMS, "targets", "models")
 PUBLIC = (*ROOMS, "targets", "models", "diagnosis", "study", "report")
 # The catalogue draws the papers' figures: the one place where a study may know the report.
 UPWARD = {("study", "report")}
@@ -118,6 +120,29 @@ def test_public_names_are_documented():
         if (inspect.isclass(value) or inspect.isfunction(value)) and not inspect.getdoc(value)
     ]
     assert not bare
+
+
+def refuses(function) -> bool:
+    """Says whether the body of a function raises, or calls one of the checks that do."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    calls = {ast.unparse(n.func).split(".")[-1] for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    checks = {"invalid", "wrong_type", "host_float64"}
+    return any(name in checks or name.lstrip("_").startswith("require_") for name in calls) or any(
+        isinstance(node, ast.Raise) for node in ast.walk(tree)
+    )
+
+
+def test_public_functions_say_what_they_take_and_what_they_refuse():
+    silent = []
+    for room, name, value in public_names():
+        if room not in DESCRIBED or not inspect.isfunction(value):
+            continue
+        function, text = inspect.unwrap(value), inspect.getdoc(value) or ""
+        if inspect.signature(function).parameters and "Args:" not in text:
+            silent.append(f"{room}.{name}: Args")
+        if refuses(function) and "Raises:" not in text:
+            silent.append(f"{room}.{name}: Raises")
+    assert not silent
 
 
 def test_public_functions_use_the_verbs_of_knowledge():

@@ -119,6 +119,9 @@ def export_arrays(fit: Any) -> dict[str, np.ndarray]:
         `A` (width, width), `B` (width, in), `C` (out, width), and `dt` (NaN in continuous time)
         where there is a network; `rates` (width,), `amplitudes` (width, out, in) and `constant`
         (out, in) where there is a sum.
+
+    Raises:
+        TypeError: if the fit is neither.
     """
     found: dict[str, np.ndarray] = {}
     model = getattr(fit, "model", fit)

@@ -73,6 +73,10 @@ def fit_fixed_rates(
         The network in input-normal form (the monomial coefficients would lose a digit for every
         unit and a half), its error, and the least error these rates allow.
 
+    Raises:
+        TypeError: if the functional has no kernel.
+        ValueError: if it has several outputs and inputs, or the width or spacing is not positive.
+
     Assumptions: an integrable kernel. Source: Li et al. 2021, Appendix B.
     """
     _require_linear("functional", functional)
@@ -278,6 +282,10 @@ def fit_erlang(
 
     Returns:
         The network `A = λ(shift - 1)`, its error and `bound_erlang_error`.
+
+    Raises:
+        TypeError: if the functional has no kernel.
+        ValueError: if it has several inputs, or the width or horizon is not positive.
     """
     _require_linear("functional", functional)
     width, horizon = require_count("width", width), require_positive("horizon", horizon)

@@ -93,6 +93,10 @@ def measure_curse_map(
     Returns:
         The map.
 
+    Raises:
+        ValueError: if there is none, an exponent is not in [1/32, 1], or an error or the largest
+            width is not positive.
+
     Source: the question is left open in Li et al. 2021, Section 4; the answer is ours.
     """
     exponents = tuple(sorted({require_positive("exponents", x) for x in exponents}, reverse=True))

@@ -56,6 +56,10 @@ def measure_smoothness(
     Returns:
         γ, β and a status: `infinite` if the kernel decays slower than every exponential or has a
         jump in a derivative below α.
+
+    Raises:
+        TypeError: if the functional has no kernel.
+        ValueError: if the order is not positive.
     """
     _require_linear("functional", functional)
     order = require_count("order", order)
@@ -257,6 +261,9 @@ def measure_optimality(
     Returns:
         Cosines, the projection, the error, and a status.
 
+    Raises:
+        TypeError: if the model is no continuous linear network, or the functional has no kernel.
+
     Assumptions: simple poles. Stationary is not best: it is necessary, not sufficient.
     """
     if not isinstance(model, (LinearRNN, DiagonalRNN)) or model.dt is not None:
@@ -319,6 +326,9 @@ def measure_complete_monotonicity(
 
     Returns:
         `no_minimiser` if disproved (best sums need not exist), else `undecided`.
+
+    Raises:
+        TypeError: if the functional has no kernel.
     """
     _require_linear("functional", functional)
     timescale = float(getattr(functional, "timescale", 1.0))

@@ -40,6 +40,10 @@ def bound_polynomial_error(degree: int, *, order: int, derivative: float = 1.0) 
         order: α ≥ 1, how often f is differentiated.
         derivative: `‖f^(α)‖_∞` on [0, 1].
 
+    Raises:
+        ValueError: if the order is not positive, the degree below order - 1 or the derivative
+            negative.
+
     Source: Jackson's fifth theorem on [-1, 1] has π/2; the half-length of [0, 1] halves it.
     """
     order = require_count("order", order)
@@ -58,6 +62,9 @@ def bound_constant(order: int) -> float:
 
     Args:
         order: α ≥ 1.
+
+    Raises:
+        ValueError: if the order is not positive.
 
     Source: our explicit form of the constant of Li et al. 2021, Theorem 4.2, which leaves it open.
     """
@@ -123,6 +130,9 @@ def bound_width(error: float, *, gamma: float, order: int, n_inputs: int = 1) ->
         order: α.
         n_inputs: d.
 
+    Raises:
+        ValueError: if the error, order or number of inputs is not positive, or γ is negative.
+
     Source: Li et al. 2021, Theorem 4.2.
     """
     error, gamma = require_positive("error", error), require_nonnegative("gamma", gamma)
@@ -170,6 +180,9 @@ def bound_power_law_width(
         error: ε, the L1 error allowed (the kernel is 1 at zero and has norm 1/ω).
         exponent: ω in (0, 1].
         order: α; the best of 1..40 by default.
+
+    Raises:
+        ValueError: if the error or order is not positive, or the exponent not in (0, 1].
 
     Source: Li et al. 2021, equations 15-16; damping instead of a cut is ours.
     """
@@ -297,6 +310,9 @@ def bound_error_below(singular_values, width: int) -> float:
     Returns:
         σ_{m+1}, or zero if fewer singular values are known.
 
+    Raises:
+        ValueError: if a singular value is not finite or the width is negative.
+
     Source: Adamjan, Arov, Krein 1971.
     """
     values = host_float64("singular_values", singular_values, owner="bound_error_below")
@@ -319,6 +335,10 @@ def bound_fixed_rate_error(
         functional: anything with a kernel; inputs are summed as in the operator norm.
         width: m.
         spacing: distance of the rates, β/(α+1) in the theorem, in 1/time.
+
+    Raises:
+        TypeError: if the functional has no kernel.
+        ValueError: if the width or spacing is not positive.
 
     Assumptions: none beyond integrability: this is L1 duality with Markov's canonical points.
     """
@@ -371,6 +391,9 @@ def bound_fixed_rate_width(error: float, exponent: float) -> FixedRateWidth:
     Args:
         error: ε, the L1 error allowed.
         exponent: ω in (0, 1].
+
+    Raises:
+        ValueError: if the error is not positive or the exponent not in (0, 1].
 
     Assumptions: proved for each spacing; the minimum over spacings is computed, not proved.
     """
@@ -455,6 +478,10 @@ def bound_erlang_error(
         horizon: T, in time.
         rtol: tolerance of the integrals.
 
+    Raises:
+        TypeError: if the functional has no kernel.
+        ValueError: if the width or horizon is not positive.
+
     Assumptions: finite `∫ √t |dρ|`. Source: ours; the operator is that of Szász, Mirakjan and
     Kantorovich. It makes Theorem 4.1 of Li et al. 2021 constructive.
     """
@@ -521,6 +548,9 @@ def bound_sinc_error(exponent: float, *, step: float, lowest: float, highest: fl
         lowest: slowest rate kept, in 1/time.
         highest: fastest rate kept.
 
+    Raises:
+        ValueError: if a number is not positive.
+
     Source: trapezoidal rule for functions analytic in a strip; the constants are ours.
     """
     exponent, step = require_positive("exponent", exponent), require_positive("step", step)
@@ -548,6 +578,9 @@ def bound_sinc_width(error: float, exponent: float) -> int:
     Args:
         error: ε, the L1 error allowed.
         exponent: ω > 0.
+
+    Raises:
+        ValueError: if a number is not positive, or the error below what can be certified.
     """
     error, exponent = require_positive("error", error), require_positive("exponent", exponent)
     if error >= 1 / exponent:
@@ -603,6 +636,9 @@ def predict_existence(
 
     Returns:
         `ok` (proved), `no_minimiser` (not completely monotone) or `undecided` (not known).
+
+    Raises:
+        TypeError: if the functional has no kernel.
     """
     _require_linear("functional", functional)
     known = is_completely_monotone

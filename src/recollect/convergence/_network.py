@@ -183,6 +183,9 @@ def draw_sequences(n_samples: int, horizon: int, n_inputs: int, *, seed: int) ->
         horizon: samples in each.
         n_inputs: input channels; with one channel the inputs are ±1.
         seed: of the random numbers.
+
+    Raises:
+        ValueError: if a count is not positive.
     """
     shape = (
         require_count("n_samples", n_samples),

@@ -75,6 +75,9 @@ def measure_ntk(network: PairedNetwork, signals: Any) -> TangentKernel:
         network: at any weights.
         signals: sequences, shape (n, time, in).
 
+    Raises:
+        ValueError: if the signals do not fit the network or are not finite.
+
     Source: Cayci and Eryilmaz 2024, Proposition 3.3.
     """
     signals = require_sequences("signals", signals, network.n_inputs)
@@ -110,6 +113,10 @@ def estimate_ntk(
         n_points: points per scrambling, a power of two.
         n_replicates: scramblings.
         seed: of the scramblings.
+
+    Raises:
+        ValueError: if the signals are no finite sequences, α is negative, the points are no power of
+            two, there are fewer than two replicates, or the activation has no bounded derivatives.
 
     Source: Cayci and Eryilmaz 2024, Proposition 3.3.
     """
@@ -179,6 +186,9 @@ def predict_risk_curve(
         targets: shape (n, time).
         step_size: η.
         steps: whole numbers not below zero.
+
+    Raises:
+        ValueError: if targets do not fit or the step size is not positive.
 
     Source: the linearisation of Cayci and Eryilmaz 2024, section 4.
     """

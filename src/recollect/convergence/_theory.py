@@ -135,6 +135,9 @@ def predict_recursions(
         activation: σ.
         input_norm: bound on `‖X_t‖`.
 
+    Raises:
+        ValueError: if a number is out of range or the activation has no bounded derivatives.
+
     Source: Cayci and Eryilmaz 2024, section 5; constants derived again.
     """
     drift = require_nonnegative("radius_w", radius_w) / math.sqrt(width)
@@ -291,6 +294,9 @@ def predict_budget(
 
     Returns:
         Width, steps, step size and the bound there.
+
+    Raises:
+        ValueError: if the risk is not positive, the method is unknown, or as `bound_risk`.
 
     Source: Cayci and Eryilmaz 2024, inverted; constants ours.
     """

@@ -168,6 +168,9 @@ def measure_gradient(
         network: where.
         signals: sequences, shape (n, time, in).
         targets: shape (n, time).
+
+    Raises:
+        ValueError: if signals or targets do not fit or are not finite.
     """
     signals = require_sequences("signals", signals, network.n_inputs)
     targets = require_targets("targets", targets, signals)

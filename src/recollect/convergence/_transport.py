@@ -97,6 +97,9 @@ def draw_transport_target(
         seed: of the draw.
         activation: σ.
 
+    Raises:
+        ValueError: if a number is out of range or the activation has no bounded derivatives.
+
     Source: Cayci and Eryilmaz 2024, the class of transport maps of section 3.
     """
     count = require_count("n_inputs", n_inputs)

@@ -89,6 +89,9 @@ def initialise_s4d_lin(
         n_outputs: number of output channels.
         key: JAX key or integer seed.
         reparam: parameterisation of the rates; exponential (stable) by default.
+
+    Raises:
+        ValueError: if the width is odd or the time scale is not positive.
     """
     n_pairs = _pairs(width)
     timescale = require_positive("timescale", timescale)
@@ -124,6 +127,9 @@ def initialise_lru_ring(
         n_outputs: number of output channels.
         key: JAX key or integer seed.
         reparam: parameterisation of the rates; exponential (stable) by default.
+
+    Raises:
+        ValueError: if the width is odd, the step is not positive, or ring or angle are not as above.
     """
     n_pairs = _pairs(width)
     smallest, largest = require_positive("smallest", smallest), require_positive("largest", largest)
@@ -150,7 +156,20 @@ def initialise_elman(
     activation: str = "tanh",
     key: Any,
 ) -> ElmanRNN:
-    """Returns an Elman network with an orthogonal state matrix times `spectral_radius`."""
+    """Returns an Elman network with an orthogonal state matrix times `spectral_radius`.
+
+    Args:
+        width: number of units.
+        n_inputs: number of input channels.
+        n_outputs: number of output channels.
+        spectral_radius: size of every eigenvalue of W.
+        activation: name of σ.
+        key: JAX key or integer seed.
+
+    Raises:
+        ValueError: if a count is not positive, the spectral radius is negative, or the activation
+            or key is unknown.
+    """
     rng = _generator(key)
     width = _count("width", width)
     W = _orthogonal(rng, width) * require_nonnegative("spectral_radius", spectral_radius)
@@ -172,6 +191,18 @@ def initialise_residual(
 
     `W = (G/2 - I) / timescale` with G orthogonal: its eigenvalues have real parts in
     `[-3/2, -1/2] / timescale`.
+
+    Args:
+        width: number of units.
+        timescale: time within which the linear part forgets.
+        n_inputs: number of input channels.
+        n_outputs: number of output channels.
+        activation: name of σ.
+        key: JAX key or integer seed.
+
+    Raises:
+        ValueError: if a count or the time scale is not positive, or the activation or key is
+            unknown.
     """
     rng = _generator(key)
     width = _count("width", width)
@@ -197,6 +228,9 @@ def initialise_symmetric(
         n_inputs: number of input channels.
         activation: name of σ.
         key: JAX key or integer seed.
+
+    Raises:
+        ValueError: if the width is odd, α is negative, or the activation or key is unknown.
     """
     half = _pairs(width)
     rng = _generator(key)
@@ -212,14 +246,34 @@ def initialise_symmetric(
 
 
 def initialise_gru(width: int, *, n_inputs: int = 1, n_outputs: int | None = None, key: Any) -> GRU:
-    """Returns a GRU with every weight uniform in ±1/√width, as torch starts it."""
+    """Returns a GRU with every weight uniform in ±1/√width, as torch starts it.
+
+    Args:
+        width: number of units.
+        n_inputs: number of input channels.
+        n_outputs: number of outputs; the states themselves if omitted.
+        key: JAX key or integer seed.
+
+    Raises:
+        ValueError: if a count is not positive or the key is unknown.
+    """
     return GRU(*_uniform_gates(3, width, n_inputs, n_outputs, key))
 
 
 def initialise_lstm(
     width: int, *, n_inputs: int = 1, n_outputs: int | None = None, key: Any
 ) -> LSTM:
-    """Returns an LSTM with every weight uniform in ±1/√width, as torch starts it."""
+    """Returns an LSTM with every weight uniform in ±1/√width, as torch starts it.
+
+    Args:
+        width: number of units.
+        n_inputs: number of input channels.
+        n_outputs: number of outputs; the states themselves if omitted.
+        key: JAX key or integer seed.
+
+    Raises:
+        ValueError: if a count is not positive or the key is unknown.
+    """
     return LSTM(*_uniform_gates(4, width, n_inputs, n_outputs, key))
 
 

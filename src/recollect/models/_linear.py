@@ -403,6 +403,10 @@ def stability_margin(model: LinearRNN | DiagonalRNN, *, dt: float | None = None)
 
     Returns:
         A `StabilityMargin`; its status is `diverged` where the network is unstable.
+
+    Raises:
+        TypeError: if the model is no linear network.
+        ValueError: if a weight is not finite.
     """
     _require_linear(model)
     model = model if dt is None else rediscretise(model, dt)
@@ -560,6 +564,13 @@ def to_dense(model: LinearRNN | DiagonalRNN) -> LinearRNN:
 
     Conjugate pairs become two-by-two real blocks; a complex unit without its conjugate needs two
     real units.
+
+    Args:
+        model: a linear network, diagonal or dense.
+
+    Raises:
+        TypeError: if the model is no linear network.
+        ValueError: if a weight is not finite.
     """
     _require_linear(model)
     if isinstance(model, LinearRNN):

@@ -86,6 +86,9 @@ def choose_form(
         dense one of middling width with a batch in double precision, the compiled one (if its
         numbers and its activation are known to it) where numba is installed (`pip install recollect[fast]`); on an accelerator
         the parallel ones where a sequence is long enough to fill it.
+
+    Raises:
+        ValueError: if the kind has another name or there is no sample.
     """
     require_choice("kind", kind, _FORMS)
     require_count("n_time", n_time)
@@ -252,6 +255,9 @@ def recur_checkpointed(
 
     Returns:
         Outputs, shape (time, ...).
+
+    Raises:
+        ValueError: if the number of stretches is not positive.
     """
     n_time = len(inputs)
     n_segments = (

@@ -34,6 +34,10 @@ def stream(model: AbstractRecurrent, *, dt: float) -> Callable[[Any], np.ndarray
 
     Returns:
         A function from one input, shape (in,), to one output, shape (out,), that remembers.
+
+    Raises:
+        TypeError: if the model is not recurrent, or is being traced.
+        ValueError: if the step is not positive; later, if a sample does not fit or is not finite.
     """
     if not isinstance(model, AbstractRecurrent):
         raise wrong_type("model", "a recurrent model", type(model).__name__)
@@ -73,6 +77,11 @@ def evaluate_checkpointed(
 
     Returns:
         Output, shape (time, out), in JAX.
+
+    Raises:
+        TypeError: if the model is not recurrent.
+        ValueError: if the signal does not fit the model, or the step or number of stretches is
+            not positive.
     """
     if not isinstance(model, AbstractRecurrent):
         raise wrong_type("model", "a recurrent model", type(model).__name__)

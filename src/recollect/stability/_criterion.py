@@ -72,6 +72,9 @@ def measure_criterion(
 
     Returns:
         The value is a lower estimate: a search proves instability, never stability.
+
+    Raises:
+        ValueError: if the radius, `largest` or `n_weights` is not positive.
     """
     radius = require_positive("radius", radius)
     largest = require_positive("largest", largest)

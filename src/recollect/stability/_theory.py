@@ -218,8 +218,8 @@ def predict_direct_error(
         ball: `euclidean` (one unit only) or `paper`.
 
     Raises:
-        ValueError: if the ball is unknown, the radius negative, an amplitude or rate not positive, or a
-            Euclidean ball is asked for around several units.
+        ValueError: if the ball is unknown, the radius negative, an amplitude or rate not positive,
+            or a Euclidean ball is asked for around several units.
 
     Source: ours, for Definition 3.4 of Wang et al. 2024.
     """

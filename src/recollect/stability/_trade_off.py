@@ -134,6 +134,10 @@ def measure_trade_off(
 
     Returns:
         The table; radii are searched from 1e-7 to 10, to about a tenth of their value.
+
+    Raises:
+        TypeError: if a parameterisation is none of `recollect.models`.
+        ValueError: if the network is not as above, a name is unknown or a number is not positive.
     """
     v, _, _ = real_weights(network)
     rates = np.asarray(network.reparam.forward(v), float)

@@ -155,6 +155,9 @@ def solve_flows(
         amplitudes: shape (lane, width).
         rates: shape (lane, width).
         flow_time, hit, rtol, max_steps: as in `solve_flow`.
+
+    Raises:
+        ValueError: if shapes differ, a rate or tolerance is not positive, or `hit` is no event.
     """
     a, w, lanes = _starts(losses, amplitudes, rates)
     flow_time = require_positive("flow_time", flow_time)

@@ -101,6 +101,9 @@ def measure_hitting_times(
         amplitudes: shape (lane, width).
         rates: shape (lane, width).
         delta, of, flow_time, rtol: as in `measure_hitting_time`.
+
+    Raises:
+        ValueError: if shapes differ, a rate or δ is not positive, or `of` is unknown.
     """
     require_choice("of", of, ("loss", "parameters"))
     delta = require_positive("delta", delta)
@@ -171,6 +174,10 @@ def predict_steps(
         learning_rate: η, below `2/λ_max` of the Hessian.
         optimiser: `gd` or `momentum`.
         momentum: ρ.
+
+    Raises:
+        ValueError: if the optimiser is another, the learning rate is not positive, the time is
+            negative or the momentum is not in [0, 1).
     """
     require_choice("optimiser", optimiser, ("gd", "momentum"))
     learning_rate = require_positive("learning_rate", learning_rate)
@@ -210,6 +217,9 @@ def measure_steps(
     Returns:
         Steps and status: infinite with `not_converged` if none of `max_steps` got there, `diverged`
         if a rate ceased to be positive.
+
+    Raises:
+        ValueError: if δ, the learning rate or `max_steps` is not positive, or a name is unknown.
     """
     require_choice("optimiser", optimiser, OPTIMISERS)
     require_choice("of", of, ("loss", "parameters"))

@@ -137,6 +137,14 @@ def measure_residuals(loss: ExactLoss, amplitudes: Any, rates: Any) -> np.ndarra
     """Returns the Aigrain-Williams residuals `L̂(w_i)-L(w_i)`, `L̂'(w_i)-L'(w_i)`, shape (2, width).
 
     Each is divided by the sum of the sizes of its terms: 1e-16 is rounding, 1 is nothing.
+
+    Args:
+        loss: from `training.exact_loss`.
+        amplitudes: shape (width,).
+        rates: shape (width,).
+
+    Raises:
+        ValueError: if shapes differ or a rate is not positive.
     """
     a, w = _point("measure_residuals", amplitudes, rates)
     rows = []
@@ -152,6 +160,14 @@ def measure_bend(loss: ExactLoss, amplitudes: Any, rates: Any) -> np.ndarray:
 
     For one exponential it is the B of proposition D.1. A value below 1e-10 of its terms is
     returned as zero: where the fit is exact, B is zero and only rounding is left.
+
+    Args:
+        loss: from `training.exact_loss`.
+        amplitudes: shape (width,).
+        rates: shape (width,).
+
+    Raises:
+        ValueError: if shapes differ or a rate is not positive.
     """
     a, w = _point("measure_bend", amplitudes, rates)
     bend = loss._mismatch(w, a, w, order=2)
@@ -230,6 +246,9 @@ def list_critical_spaces(minimiser: Minimiser, width: int) -> Iterator[CriticalS
         minimiser: a nondegenerate critical point, from `find_minimiser`.
         width: m ≥ d.
 
+    Raises:
+        ValueError: if the width is below that of the minimiser.
+
     Source: Li et al. 2021, theorem D.1.
     """
     width = require_count("width", width)
@@ -279,6 +298,9 @@ def count_critical_spaces(width: int, n_modes: int | None = None) -> CriticalCou
         width: m.
         n_modes: number of exponentials of the target if it has fewer than m: only widths up to
             that one have nondegenerate minimisers.
+
+    Raises:
+        ValueError: if the width or number of modes is not positive.
 
     Source: Li et al. 2021, theorems D.1, D.2 and D.6.
     """
@@ -341,6 +363,9 @@ def classify_point(
     Returns:
         The kind with the evidence.
 
+    Raises:
+        ValueError: if shapes differ, a rate is not positive or `rtol` is not.
+
     Assumptions: a semidefinite Hessian whose zero eigenvalues are just the m - d directions of
     the critical space means a local minimum (Morse-Bott); with more of them second order cannot
     tell, and the kind is `"flat"`.
@@ -394,6 +419,9 @@ def predict_inertia(space: CriticalSpace, amplitudes: Any) -> tuple[int, int, in
 
     Returns:
         Numbers of negative, zero and positive eigenvalues.
+
+    Raises:
+        ValueError: if there is not one amplitude per unit.
 
     Source: generalises Li et al. 2021, proposition D.1.
     """
@@ -456,6 +484,9 @@ def predict_two_unit_line(target: AbstractLinearFunctional | ExactLoss) -> TwoUn
     Args:
         target: a kernel, or its `exact_loss`.
 
+    Raises:
+        ValueError: if the loss is one for a coloured input.
+
     Source: Li et al. 2021, proposition D.1.
     """
     if isinstance(target, ExactLoss) and target.spectrum is not None:
@@ -494,6 +525,9 @@ def measure_plane(
         directions: two vectors in (a, w), shape (2 width,) each.
         x: coordinates along the first, shape (x,).
         y: coordinates along the second, shape (y,).
+
+    Raises:
+        ValueError: if shapes do not fit or a rate of the origin is not positive.
     """
     a, w = _point("measure_plane", amplitudes, rates)
     m = len(w)

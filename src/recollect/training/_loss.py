@@ -237,6 +237,9 @@ def ou_spectrum(*, rate: float, variance: float | None = None) -> Callable[[Any]
     Args:
         rate: c, the inverse of its correlation time.
         variance: v; by default c/2, so that S(0) = 1 and the input becomes white as c grows.
+
+    Raises:
+        ValueError: if the rate or variance is not positive.
     """
     if not rate > 0:
         raise invalid("rate", "a positive rate", rate)

@@ -134,6 +134,9 @@ def predict_momentum_gain(
     Returns:
         The gain at this momentum and the gain at ρ = 1.
 
+    Raises:
+        ValueError: if the curvature or step size is not positive, or the momentum not in [0, 1].
+
     Source: Li et al. 2021, appendix E, equation (153).
     """
     small = require_positive("curvature", curvature) * require_positive("step_size", step_size)

@@ -51,6 +51,9 @@ def count_plateau_families(width: int, n_modes: int, *, n_idle: int = 0) -> int:
         n_modes: m*.
         n_idle: i.
 
+    Raises:
+        ValueError: if the width is not positive or a number is negative.
+
     Source: Li et al. 2021, definition C.1, lemma C.3, remark C.2.
     """
     width, n_modes = require_count("width", width), require_count("n_modes", n_modes, minimum=0)
@@ -67,6 +70,14 @@ def list_plateau_partitions(
 
     Each is a tuple of labels, one per unit: modes are 0..n_modes-1, idle groups follow in the order
     of their first unit.
+
+    Args:
+        width: m.
+        n_modes: m*.
+        n_idle: number of idle groups.
+
+    Raises:
+        ValueError: if the width is not positive or a number is negative.
     """
     width, n_modes = require_count("width", width), require_count("n_modes", n_modes, minimum=0)
     n_idle = require_count("n_idle", n_idle, minimum=0)

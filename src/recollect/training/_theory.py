@@ -41,6 +41,9 @@ def bound_hitting_time(
         The bound; infinite if nothing is left of the target beyond its exponentials and the start
         fits them.
 
+    Raises:
+        ValueError: if δ is not positive, `of` is unknown, or the loss is one for a coloured input.
+
     Source: Li et al. 2021, Theorem 5.1 and C.1; the constant and this proof are ours.
     """
     require_choice("of", of, ("parameters", "loss"))
@@ -107,6 +110,9 @@ def predict_linear_escape(
         rates: start w > 0, shape (width,).
         delta: δ, the distance moved.
 
+    Raises:
+        ValueError: if δ is not positive.
+
     Source: Li et al. 2021, Appendix C.
     """
     delta = require_positive("delta", delta)
@@ -160,6 +166,9 @@ def predict_escape_exponent(*, delta: float, delay: float, slowest_rate: float) 
         delta: δ, the distance moved.
         delay: 1/ω.
         slowest_rate: w_min of the start.
+
+    Raises:
+        ValueError: if a number is not positive.
 
     Source: ours, measured; half derived. See the page on training dynamics.
     """
