@@ -17,6 +17,20 @@ def curse():
     return approximation.measure_curse_map(tuple(_EXPONENTS), (0.1,), max_width=60)
 
 
+def test_the_theorem_has_no_curse_for_an_exponential_memory():
+    # Negative control: e^{-t/10} (1+t)^{-1-ω} has a β, and the theorem's width stays as ω falls.
+    damped = []
+    for exponent in _EXPONENTS:
+        kernel = targets.parse_kernel(f"exp(-0.1*t)*(1+t)**-{1 + exponent}")
+        smooth = approximation.measure_smoothness(kernel, order=2)
+        assert smooth.status.is_ok
+        damped.append(float(approximation.bound_width(0.1, gamma=smooth.gamma, order=2)))
+    assert max(damped) < 1.2 * min(damped)
+    power = [approximation.bound_power_law_width(0.1, x, order=2).log10_width for x in _EXPONENTS]
+    # The power law itself: 10^4.4 units at ω = 1, 10^26 at 1/8.
+    assert power[-1] > 5 * power[0]
+
+
 def test_free_width_is_linear_in_the_inverse_exponent(curse):
     free, proved = curse.width[:, 0], curse.width_bound[:, 0]
     for widths in (free, proved):

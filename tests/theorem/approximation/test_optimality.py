@@ -62,6 +62,7 @@ def _true_optimum(rates, p):
 )
 def test_l2_fits_reach_the_optimum_found_with_sixty_digits(exponent, widths):
     kernel = targets.PowerLaw(exponent=float(exponent))
+    assert approximation.predict_existence(kernel).is_ok
     with mpmath.workdps(60):
         p = mpmath.mpf(exponent)
         for width in widths:
@@ -176,4 +177,9 @@ def test_without_complete_monotonicity_the_minimum_may_not_exist():
     assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2.0, abs=0.2)
     assert np.polyfit(np.log(steps), np.log(sizes), 1)[0] == pytest.approx(-1.0, abs=0.1)
     kernel = targets.exponential_sum([1.0], [1.0], powers=[1])
-    assert approximation.measure_complete_monotonicity(kernel).code == "no_minimiser"
+    assert not approximation.predict_existence(kernel).is_ok
+    found = approximation.measure_complete_monotonicity(kernel)
+    assert found.code == "no_minimiser"
+    # The kernel cannot know it of itself: told so, the statement is the theorem's.
+    told = approximation.predict_existence(kernel, is_completely_monotone=False)
+    assert told.code == "no_minimiser"

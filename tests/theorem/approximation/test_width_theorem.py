@@ -174,6 +174,13 @@ def test_fixed_rate_bound_is_attained_for_power_laws():
     for width in (4, 16, 64):
         fit = approximation.fit_fixed_rates(kernel, width=width, spacing=8.0 / width**2)
         assert fit.bound_below * (1 - 1e-9) <= fit.error <= 1.05 * fit.bound_below
+    # Negative control: rates that are free to move go below what equispaced ones of any spacing reach.
+    free = approximation.fit_exponential_sum(kernel, width=4, norm="l2").errors["l1"]
+    least = min(
+        approximation.bound_fixed_rate_error(kernel, width=4, spacing=r)
+        for r in np.geomspace(0.01, 4, 60)
+    )
+    assert free < 0.5 * least
 
 
 @pytest.mark.parametrize(
@@ -204,6 +211,11 @@ def test_rate_of_the_chain_is_one_half_for_a_jump():
     # Each jump at t costs E|S - t| ≈ √(2t/(πλ)): the bound is √(π/2) above, no more.
     ratio = np.array([f.bound for f in fits]) / errors
     assert np.all((ratio > 1.0) & (ratio < 2.2))
+    # Negative control: without a jump the first-order smoothing cancels, and the rate is one.
+    smooth = [
+        approximation.fit_erlang(_TWO_RATES, width=int(m), horizon=12.0).error for m in widths
+    ]
+    assert np.polyfit(np.log(widths), np.log(smooth), 1)[0] == pytest.approx(-1.0, abs=0.05)
 
 
 def test_a_memory_that_is_not_integrable_is_not_approximated():

@@ -76,6 +76,24 @@ def test_polynomial_bound_holds_for_splines(order, degree):
     assert result.fun <= approximation.bound_polynomial_error(degree, order=order) * (1 + 1e-9)
 
 
+def test_no_degree_helps_with_a_step():
+    # Negative control of Jackson: a jump has no derivative, and half its height is always left.
+    x = np.concatenate([np.linspace(0, 0.499, 200), [0.5 - 1e-7, 0.5 + 1e-7]])
+    x = np.concatenate([x, np.linspace(0.501, 1, 200)])
+    step = np.where(x < 0.5, 0.0, 1.0)
+    ones = np.ones(len(x))
+    for degree in (1, 12):
+        columns = np.polynomial.chebyshev.chebvander(2 * x - 1, degree)
+        left = scipy.optimize.linprog(
+            np.r_[np.zeros(degree + 1), 1.0],
+            A_ub=np.block([[columns, -ones[:, None]], [-columns, -ones[:, None]]]),
+            b_ub=np.r_[step, -step],
+            bounds=[(None, None)] * (degree + 1) + [(0, None)],
+        ).fun
+        assert left == pytest.approx(0.5, abs=1e-4)
+    assert approximation.bound_polynomial_error(12, order=1) < 0.5
+
+
 def test_polynomial_bound_is_sharp_for_a_line():
     # E_0 of f(x) = x is 1/2; Jackson gives π/4: no more than a factor π/2.
     assert approximation.bound_polynomial_error(0, order=1) == pytest.approx(math.pi / 4)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from recollect import as_functional, models, targets
-from recollect.memory import measure_memory
+from recollect.memory import measure_memory, predict_memory
 
 
 def test_linear_memory_is_the_kernel():
     profile = measure_memory(targets.PowerLaw(exponent=1.5), dt=0.1, horizon=5.0)
     np.testing.assert_allclose(profile.memory[:, 0], (1 + profile.lags) ** -1.5, rtol=0, atol=1e-10)
+    predicted = predict_memory("power", profile.lags, scale=1.0, exponent=1.5)
+    np.testing.assert_allclose(profile.memory[:, 0], predicted, rtol=0, atol=1e-10)
     assert not profile.is_lower_estimate
     assert profile.lags[-1] == pytest.approx(5.0)
 

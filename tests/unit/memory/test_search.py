@@ -116,6 +116,18 @@ def test_the_initial_state_is_told_from_the_input():
     assert (found.memory[:, 0] >= np.array(kernel) * (1 - 1e-3)).all()
 
 
+def test_the_derivative_away_from_rest_is_no_lower_bound():
+    """Negative control: a unit that its bias holds at 0.97; at zero its derivative is 2^-k."""
+    model = models.ElmanRNN(np.array([[0.5]]), np.ones((1, 1)), np.ones((1, 1)), np.array([1.5]))
+    found = measure_memory(model, dt=1.0, horizon=8.0, settle=60.0).memory[:, 0]
+    state = 0.0
+    for _ in range(100):
+        state = np.tanh(0.5 * state + 1.5)
+    slope = 1 - state**2
+    assert (found >= slope * (0.5 * slope) ** np.arange(8)).all()
+    assert (found < 0.7 * 0.5 ** np.arange(8)).all()
+
+
 def test_a_black_box_is_searched_without_gradients():
     # |d/dt| at lag 0 is x^3/(1+x^2)^1.5/x: largest at sqrt(2), off the coarse grid.
     found = measure_memory(lambda u: u**3 / (1 + u**2) ** 1.5, dt=1.0, horizon=3.0)

@@ -58,7 +58,12 @@ def test_a_gru_with_a_candidate_bias_is_linearised_where_it_rests():
         h = np.asarray(model.step(h, zero, dt=1.0))
     numeric = slope_at(lambda x: np.asarray(model.step(x, zero, dt=1.0)) - x, h)
     assert np.abs(h).max() > 0.1
-    assert stability.measure_eigenvalue_bound(model) == pytest.approx(slowest(numeric), rel=1e-6)
+    found = stability.measure_eigenvalue_bound(model)
+    assert found == pytest.approx(slowest(numeric), rel=1e-6)
+    # Negative control: Appendix J's matrix is that of h = 0, where this network does not rest.
+    b_r, b_z = bias[:5], bias[5:10]
+    paper = np.diag(sigmoid(-b_z)) @ (model.state_weights[10:] @ np.diag(sigmoid(b_r)) - np.eye(5))
+    assert abs(found - slowest(paper)) > 1e-2
 
 
 @pytest.mark.parametrize("activation", ["linear", "tanh", "hardtanh"])

@@ -106,6 +106,33 @@ def test_gradient_scales_of_the_other_maps():
         stability.predict_gradient_scale(lambda v: v, 1.0)  # type: ignore[arg-type]
 
 
+def test_gradient_scales_are_powers_of_the_time_scale():
+    weights = {
+        models.Direct(): np.geomspace(1e-6, 1e-3, 4),
+        models.Exponential(): np.log(np.geomspace(1e-6, 1e-3, 4)),
+        models.Softplus(): np.log(np.geomspace(1e-6, 1e-3, 4)),
+        models.InverseSquare(0.7, 0.4): np.geomspace(30, 1000, 4),
+    }
+    powers = []
+    for reparam, v in weights.items():
+        timescale = 1 / np.asarray(reparam.forward(v), float)
+        scale = stability.predict_gradient_scale(reparam, v)
+        powers.append(np.polyfit(np.log(timescale), np.log(scale), 1)[0])
+    np.testing.assert_allclose(powers, [2, 1, 1, 0.5], atol=1e-3)
+
+
+def test_a_larger_move_than_was_asked_for_exceeds_the_bound():
+    # Negative control: one unit, all its weights in the worst direction, by twice the radius.
+    model = models.DiagonalRNN([0.3], [[1.0]], [[1.0]], reparam=models.Exponential())
+    radius = 0.1
+    bound = stability.bound_perturbation_error(model, radius)
+    moved = [
+        models.DiagonalRNN(model.rates * np.exp(-b), model.B + b, model.C + b)
+        for b in (radius, 2 * radius)
+    ]
+    assert distance(model, moved[0]) <= bound < distance(model, moved[1])
+
+
 def network(rng, width, reparam, readin="plain"):
     rates = np.exp(rng.uniform(-2, -0.5, width))
     u, c = rng.standard_normal((width, 1)), rng.standard_normal((1, width))
