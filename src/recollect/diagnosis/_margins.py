@@ -13,16 +13,13 @@ import scipy.linalg
 from recollect._core._functional import AbstractFunctional, AbstractReparam
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
-from recollect.diagnosis._stability import largest_radius
+from recollect.diagnosis._stability import READINS, largest_radius, stable_maps
 from recollect.models import (
     AffineRNN,
     DiagonalRNN,
     Direct,
-    Exponential,
-    InverseSquare,
     LinearRNN,
     Rescaled,
-    Softplus,
     StateSpaceLayer,
     rediscretise,
     reparameterise,
@@ -203,15 +200,10 @@ def _of_others(model: AbstractFunctional, dt: float) -> PerturbationMargin:
 
 
 def _cure(moduli: DiagonalRNN, size: float) -> tuple[str, float]:
-    fastest = float(np.max(np.asarray(moduli.rates)))
-    maps: tuple[AbstractReparam, ...] = (
-        InverseSquare(offset=min(0.5, 0.5 / fastest)),
-        Softplus(),
-        Exponential(),
-    )
+    maps = stable_maps(float(np.max(np.asarray(moduli.rates)))).values()
     found = [
         (_radius(reparameterise(moduli, reparam, readin=readin), size), readin, reparam)
-        for readin in ("plain", "normalised")
+        for readin in READINS
         for reparam in maps
     ]
     best, readin, reparam = max(found, key=lambda one: one[0])

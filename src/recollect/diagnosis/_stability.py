@@ -270,15 +270,19 @@ def largest_radius(error: Callable[[float], float], limit: float) -> float:
     return low
 
 
-def _margins(units: DiagonalRNN, limit: float) -> tuple[ParameterisationMargin, ...]:
-    rates = np.asarray(units.rates, float)
-    fastest = float(rates.max())
-    maps: dict[str, AbstractReparam] = {
-        "direct": Direct(),
+def stable_maps(fastest: float) -> dict[str, AbstractReparam]:
+    """Returns the stable maps from weights to rates, by name; all reach the fastest rate."""
+    return {
         "exponential": Exponential(),
         "softplus": Softplus(),
         "inverse_square": InverseSquare(offset=min(0.5, 0.5 / fastest)),
     }
+
+
+def _margins(units: DiagonalRNN, limit: float) -> tuple[ParameterisationMargin, ...]:
+    rates = np.asarray(units.rates, float)
+    fastest = float(rates.max())
+    maps: dict[str, AbstractReparam] = {"direct": Direct(), **stable_maps(fastest)}
     found = []
     for readin in READINS:
         for name, reparam in maps.items():
