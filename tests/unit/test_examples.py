@@ -1,4 +1,4 @@
-"""Every example runs, small; the README's Python does what it says."""
+"""Every example runs, small, and is named on a page; the README's Python does what it says."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def test_an_example_runs(path, monkeypatch, tmp_path, capsys):
     assert "quick" in inspect.signature(module.main).parameters
     module.main(quick=True)
     assert capsys.readouterr().out.strip(), "an example shows what it found"
+
+
+def test_every_example_is_named_on_a_page():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    named = set(re.findall(r"examples/(\w+)\.py", text))
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} <= named
 
 
 def test_the_readme_runs(capsys):
