@@ -16,7 +16,7 @@ help:
 	@echo "make lint | docs | bench | clean"
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@echo "setting up $(VENV), once: a few minutes"
+	@echo "setting up $(VENV), once: one to three minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
