@@ -7,6 +7,7 @@ them run `_trial.run_trial` on one thread, so their results are the same to the 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import pickle
@@ -20,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from recollect._core._check import invalid
+from recollect._core._check import invalid, require_count
 from recollect.study._study import Recipe, Trial
 from recollect.study._threads import ONE_THREAD, cores, one_blas_thread
 from recollect.study._trial import (
@@ -40,6 +41,26 @@ _LARGEST_BATCH = 256
 _LARGEST_LOSS = 3  # workers a trial may take down before it is given up
 _LARGEST_FALSE_START = 5
 _CONNECT_SECONDS = 20
+_ADDRESS = r"(\w+://)?[^/\s]+:\d+/?|inproc://\S+"
+
+
+def require_executor(n_workers: int, scheduler: Any) -> None:
+    """Raises for workers and a scheduler that cannot be used, before anything is made."""
+    require_count("n_workers", n_workers, minimum=0)
+    if scheduler is None:
+        return
+    if n_workers:
+        raise invalid("scheduler", "either n_workers or scheduler", "both")
+    # A client that cannot read its address takes 40 s to give up, and says so at length.
+    if isinstance(scheduler, str) and not re.fullmatch(_ADDRESS, scheduler):
+        raise invalid("scheduler", "an address such as tcp://host:8786", repr(scheduler))
+    if importlib.util.find_spec("distributed") is None:
+        raise invalid(
+            "scheduler",
+            "dask.distributed to be installed",
+            "no such package",
+            "pip install 'recollect[cluster]'",
+        )
 
 
 def run_here(call: Call, trials: Iterator[Trial]) -> Iterator[Finished]:
@@ -104,6 +125,7 @@ def run_in_processes(
                 thread.join(0.05)
         for worker in pool:
             worker.kill()
+            worker.end()
 
 
 def run_on_dask(recipe: Recipe, trials: Iterator[Trial], *, address: Any) -> Iterator[Finished]:
@@ -114,20 +136,10 @@ def run_on_dask(recipe: Recipe, trials: Iterator[Trial], *, address: Any) -> Ite
         trials: what to run.
         address: of the scheduler (`tcp://host:8786`), or a `distributed.Client`.
     """
-    try:
-        from distributed import Client, as_completed
-        from distributed.scheduler import KilledWorker
-    except ImportError:
-        raise ValueError(
-            "scheduler: expected dask.distributed to be installed, got no such package; "
-            "pip install 'recollect[cluster]'"
-        ) from None
+    from distributed import Client, as_completed
+    from distributed.scheduler import KilledWorker
+
     own = not isinstance(address, Client)
-    if isinstance(address, str) and not re.fullmatch(
-        r"(\w+://)?[^/\s]+:\d+/?|inproc://\S+", address
-    ):
-        # A client that cannot read its address takes 40 s to give up, and says so at length.
-        raise invalid("scheduler", "an address such as tcp://host:8786", repr(address))
     client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False) if own else address
     batches = _Batches(trials)
     waiting: dict[Any, Batch] = {}
@@ -231,7 +243,7 @@ class _Worker:
             _send(self._process, batch)
             answer, content = _receive(self._process)
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._end()
+            self.end()
             return None
         if answer == "error":
             raise RuntimeError(f"a worker process could not run the study: {content}")
@@ -257,7 +269,7 @@ class _Worker:
                 _send(self._process, recipe)
                 answer, content = _receive(self._process)
             except (EOFError, OSError, pickle.UnpicklingError):
-                code = self._end()
+                code = self.end()
                 # A process that something else killed says little about the next one.
                 false_starts += 0.1 if code is not None and code < 0 else 1
                 continue
@@ -266,7 +278,7 @@ class _Worker:
             return self._process
         raise RuntimeError("worker processes die while starting; what they said is above")
 
-    def _end(self) -> int | None:
+    def end(self) -> int | None:
         """Returns the exit code of the process, killed if it has not ended by itself."""
         process, self._process = self._process, None
         if process is None:

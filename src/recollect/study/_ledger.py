@@ -64,6 +64,10 @@ _INSERT = (
 )
 
 
+class LedgerError(ValueError):
+    """A file that is no ledger, is damaged, or holds what cannot be laid out."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A finished trial as the ledger holds it.
@@ -157,11 +161,10 @@ class Ledger:
             return False
         is_sqlite = len(header) == 100 and header.startswith(b"SQLite format 3\0")
         if not is_sqlite or int.from_bytes(header[68:72], "big") != _APPLICATION_ID:
-            raise invalid("ledger", "a ledger written by recollect", repr(str(self.path)))
+            raise unusable("a ledger written by recollect", repr(str(self.path)))
         version = int.from_bytes(header[60:64], "big")
         if version > SCHEMA:
-            raise invalid(
-                "ledger",
+            raise unusable(
                 f"schema {SCHEMA} or older",
                 f"schema {version} in {self.path.name!r}",
                 "a newer recollect wrote it: update recollect; the file is untouched",
@@ -213,13 +216,17 @@ class Ledger:
                     "safe: free some space and run again"
                 ) from error
             if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise invalid(
-                    "ledger",
-                    "an intact file",
-                    f"a damaged one, {str(self.path)!r} ({error})",
-                    "restore a copy, or move it away and run again",
-                ) from error
+                raise self._damaged(error) from error
             raise OSError(f"ledger: {self.path.name!r} cannot be used ({error})") from error
+        except json.JSONDecodeError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> LedgerError:
+        return unusable(
+            "an intact file",
+            f"a damaged one, {str(self.path)!r} ({error})",
+            "restore a copy, or move it away and run again",
+        )
 
     # The lease
 
@@ -367,7 +374,7 @@ class Ledger:
         """Returns what the study is, as its last run described it; empty before the first."""
         with self._plain_errors():
             row = self._db.execute("SELECT text FROM description").fetchone()
-        return json.loads(row[0]) if row else {}
+            return json.loads(row[0]) if row else {}
 
     def plan(self) -> list[str]:
         """Returns the ids of the planned trials, in the order of the grid."""
@@ -444,12 +451,16 @@ class Ledger:
             with np.load(source, allow_pickle=False) as archive:
                 return dict(archive)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise invalid(
-                "ledger",
+            raise unusable(
                 "intact arrays",
                 f"{name or 'a row'} that is missing or damaged ({type(error).__name__})",
                 "restore the folder beside the ledger, or delete the row and run again",
             ) from error
+
+
+def unusable(expected: str, got: str, remedy: str = "") -> LedgerError:
+    """Returns the error for a ledger that cannot be used."""
+    return LedgerError(str(invalid("ledger", expected, got, remedy)))
 
 
 def _judge_lease(holder: str, host: str, process: str, heartbeat: float, *, now: float) -> str:

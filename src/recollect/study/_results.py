@@ -14,7 +14,7 @@ import numpy as np
 from recollect._core._check import require_choice
 from recollect._core._files import write_whole
 from recollect.study._grid import canonical_text
-from recollect.study._ledger import Ledger, Row
+from recollect.study._ledger import Ledger, Row, unusable
 
 if TYPE_CHECKING:
     import xarray
@@ -32,7 +32,8 @@ def to_xarray(ledger: str | Path) -> xarray.Dataset:
         ledger: the SQLite file.
 
     Raises:
-        ValueError: if the file is no ledger or damaged.
+        ValueError: if the file is no ledger or damaged, or if an array has not the same number of
+            dimensions in all trials.
     """
     import xarray
 
@@ -57,7 +58,7 @@ def to_xarray(ledger: str | Path) -> xarray.Dataset:
             shared[name] = (dims, present[0])
         else:
             label = f"{name}_values" if name in dims else name
-            variables[label] = ((*layout.dims, *dims), layout.spread(_padded(arrays)))
+            variables[label] = ((*layout.dims, *dims), layout.spread(_padded(name, arrays)))
     variables["status"] = (layout.dims, layout.spread(np.array([r.status.code for r in rows], "U")))
     variables["seconds"] = (layout.dims, layout.spread(np.array([r.seconds for r in rows], float)))
     dataset = xarray.Dataset(variables, {**layout.coordinates, **shared})
@@ -174,8 +175,11 @@ def _all_equal(arrays: list[np.ndarray]) -> bool:
     return all(a.shape == arrays[0].shape and np.array_equal(a, arrays[0]) for a in arrays)
 
 
-def _padded(arrays: list[np.ndarray | None]) -> np.ndarray:
+def _padded(name: str, arrays: list[np.ndarray | None]) -> np.ndarray:
     present = [array for array in arrays if array is not None]
+    if len(kinds := {array.ndim for array in present}) > 1:
+        found = " and ".join(map(str, sorted(kinds)))
+        raise unusable(f"one number of dimensions of {name!r} in all trials", found)
     shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in present), strict=True))
     dtype = np.result_type(*present)
     if len(present) < len(arrays) or any(array.shape != shape for array in present):

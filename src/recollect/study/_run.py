@@ -10,10 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recollect._core._check import invalid, require_count, wrong_type
+from recollect._core._check import wrong_type
 from recollect._core._status import Status
 from recollect.study._claims import Verdict, weigh
-from recollect.study._executors import run_here, run_in_processes, run_on_dask
+from recollect.study._executors import (
+    require_executor,
+    run_here,
+    run_in_processes,
+    run_on_dask,
+)
 from recollect.study._ledger import Ledger
 from recollect.study._results import to_xarray
 from recollect.study._study import Study, Trial, is_loading, write_recipe
@@ -76,9 +81,7 @@ def run(
     """
     if not isinstance(study, Study):
         raise wrong_type("study", "a Study", repr(study))
-    require_count("n_workers", n_workers, minimum=0)
-    if n_workers and scheduler is not None:
-        raise invalid("scheduler", "either n_workers or scheduler", "both")
+    require_executor(n_workers, scheduler)
     if is_loading():
         raise RuntimeError(
             "run: expected to be called by the driver only, got a call while a study file is loaded; "

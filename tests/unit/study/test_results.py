@@ -70,6 +70,15 @@ def test_ragged_arrays_are_padded(ledger):
     np.testing.assert_array_equal(ragged.sel(width=3, kind="a", seed=0), [0, 1, 2])
 
 
+def test_an_array_that_changes_its_kind_is_named(tmp_path):
+    study = Study("s", lambda n: {"x": np.zeros((2,) * n)}, product(n=[1, 2]))
+    run(study, tmp_path / "s.sqlite")
+    with pytest.raises(
+        ValueError, match=r"one number of dimensions of 'x' in all trials, got 1 and 2"
+    ):
+        to_xarray(tmp_path / "s.sqlite")
+
+
 def test_netcdf_round_trip(ledger, tmp_path):
     path = export(ledger, tmp_path / "r.nc")
     original = to_xarray(ledger)

@@ -293,6 +293,9 @@ def test_workers_are_pinned_single_threaded_and_quiet(make_study, tmp_path, capf
     assert {row.metrics["cores"] for row in found} == {1}
     assert {row.metrics["blas"] for row in found} == {"1"}
     assert os.getpid() not in {row.metrics["pid"] for row in found}
+    for pid in {row.metrics["pid"] for row in found}:
+        with pytest.raises(ChildProcessError):  # waited for: no zombie is left
+            os.waitpid(pid, os.WNOHANG)
     assert capfd.readouterr().out == ""
 
 
