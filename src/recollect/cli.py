@@ -354,18 +354,19 @@ def reproduce(
         print("\n".join(ENTRIES))
         return
     take_the_process(workers, scheduler)
-    from recollect.report import verdicts_json, write_reproduction
-    from recollect.study import reproduce as run
+    from recollect.report import verdicts_json
+    from recollect.report._reproduction_page import write_page
+    from recollect.study._reproduce import run_entries
 
     def begin(name: str) -> None:
         if sys.stderr.isatty():
             print(name, file=sys.stderr)
 
     with words_on_stderr():
-        done = run(
+        done, held = run_entries(
             names or (), out=out, quick=quick, n_workers=workers, scheduler=scheduler, begin=begin
         )
-    page = write_reproduction(done, out)
+    page = write_page(held, out)
     if json:
         print(verdicts_json(done))
     else:

@@ -6,13 +6,13 @@ import base64
 import html
 import importlib.metadata
 import importlib.resources
-import json
 import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from recollect._core._files import write_whole
+from recollect._core._json import as_json
 from recollect.report._diagnosis_page import number
 from recollect.report._svg import figure, style, svg
 from recollect.study import Reproduction, Study, Verdict, read_reproductions
@@ -37,15 +37,19 @@ def write_reproduction(reproductions: Sequence[Reproduction], out: str | Path) -
         reproductions: what `study.reproduce` returned.
         out: the folder it was given.
     """
+    return write_page(read_reproductions(out, fresh=reproductions), out)
+
+
+def write_page(held: Sequence[Reproduction], out: str | Path) -> Path:
+    """Writes the page of the entries a folder holds, and returns its path."""
     path = Path(out) / "index.html"
-    page = reproduction_page(read_reproductions(out, fresh=reproductions))
-    write_whole(path, page.encode())
+    write_whole(path, reproduction_page(held).encode())
     return path
 
 
 def verdicts_json(reproductions: Sequence[Reproduction]) -> str:
     """Returns the verdicts on all claims as one JSON object, indented."""
-    return json.dumps(verdict_record(reproductions), indent=2, allow_nan=False, ensure_ascii=False)
+    return as_json(verdict_record(reproductions))
 
 
 def reproduction_page(reproductions: Sequence[Reproduction]) -> str:
@@ -144,8 +148,9 @@ def _entry(entry: Reproduction) -> str:
 
 
 def _drawn(entry: Reproduction) -> str:
-    if not entry.status.is_ok:
-        return _note(entry.status.message)
+    note = "" if entry.status.is_ok else _note(entry.status.message)
+    if note and all(verdict.status.is_ok for verdict in entry.verdicts):
+        return note  # it was not run or not drawn
     caption = "; ".join(verdict.claim.rstrip(".") for verdict in entry.verdicts)
     try:
         with style():
@@ -153,9 +158,9 @@ def _drawn(entry: Reproduction) -> str:
             entry.draw(drawn)
             plot = svg(drawn, entry.name, caption)
     except Exception as error:  # an interrupted study may hold too little to draw
-        return _note(f"the figure was not drawn: {type(error).__name__}: {error}")
+        return note or _note(f"the figure was not drawn: {type(error).__name__}: {error}")
     return (
-        f'<figure><div class="plot">{plot}</div>'
+        f'{note}<figure><div class="plot">{plot}</div>'
         f"<figcaption>{html.escape(entry.name)}</figcaption></figure>"
     )
 

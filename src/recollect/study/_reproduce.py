@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 
 from recollect._core._check import did_you_mean, invalid
 from recollect._core._files import write_whole
+from recollect._core._json import as_json
 from recollect._core._status import Status
 from recollect.study._claims import Verdict, weigh
-from recollect.study._ledger import Ledger
+from recollect.study._executors import require_executor
+from recollect.study._ledger import Ledger, LedgerError
 from recollect.study._results import export, to_xarray
 from recollect.study._run import judge, run
 from recollect.study._study import Study
@@ -36,7 +37,7 @@ class Reproduction:
         quick: whether that was the smaller grid.
         n_failed: trials that failed.
         seconds: computing time of its trials, in earlier runs too.
-        status: whether it could be run and its figure drawn.
+        status: `failed` if it could not be run, its figure not drawn or a claim not computed.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -99,10 +100,28 @@ def reproduce(
         begin: called with each name before it starts.
 
     Raises:
-        ValueError: for a name the catalogue does not have.
+        ValueError: for a name the catalogue does not have, or workers or a scheduler that cannot be
+            used; before anything is made.
     """
+    finished, _ = run_entries(
+        names, out=out, quick=quick, n_workers=n_workers, scheduler=scheduler, begin=begin
+    )
+    return finished
+
+
+def run_entries(
+    names: Sequence[str],
+    *,
+    out: str | Path,
+    quick: bool,
+    n_workers: int,
+    scheduler: Any,
+    begin: Callable[[str], None] | None,
+) -> tuple[tuple[Reproduction, ...], tuple[Reproduction, ...]]:
+    """Returns what `reproduce` does, and every entry that the folder then holds."""
     for name in names:
         catalogue_entry(name)
+    require_executor(n_workers, scheduler)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     finished = []
@@ -112,9 +131,9 @@ def reproduce(
         finished.append(
             _reproduce_one(name, out / name, quick, n_workers=n_workers, scheduler=scheduler)
         )
-    content = json.dumps(verdict_record(read_reproductions(out, fresh=finished)), indent=2) + "\n"
-    write_whole(out / "verdicts.json", content.encode())
-    return tuple(finished)
+    held = read_reproductions(out, fresh=finished)
+    write_whole(out / "verdicts.json", (as_json(verdict_record(held)) + "\n").encode())
+    return tuple(finished), held
 
 
 def read_reproductions(
@@ -141,7 +160,7 @@ def verdict_record(reproductions: Sequence[Reproduction]) -> dict[str, Any]:
         "version": 1,
         "unit": "s",
         "verdicts": [
-            {"entry": entry.name, **verdict.record()}
+            {"entry": entry.name, "quick": entry.quick, **verdict.record()}
             for entry in reproductions
             for verdict in entry.verdicts
         ],
@@ -159,7 +178,7 @@ def _reproduce_one(
         run(study, ledger, n_workers=n_workers, scheduler=scheduler)
         for suffix in (".nc", ".csv"):
             export(ledger, folder / f"data{suffix}", overwrite=True)
-    except (ValueError, BlockingIOError) as error:  # of this ledger: the other entries have theirs
+    except (LedgerError, BlockingIOError) as error:  # the other entries have ledgers of their own
         return _not_run(name, folder, study, quick, str(error))
     try:
         write_whole(folder / "figure.svg", _svg(entry.draw, to_xarray(ledger), name))
@@ -183,7 +202,7 @@ def _read_one(name: str, folder: Path) -> Reproduction | None:
             if plan == [trial.id for trial in study.trials()]:
                 return _judged(name, folder, study, quick)
         message = f"the grid in {str(ledger)!r} is no longer the catalogue's: run {name} again"
-    except ValueError as error:
+    except LedgerError as error:
         message = str(error).removeprefix("ledger: ")
     warnings.warn(f"ledger: {name} is left out: {message}", stacklevel=4)
     return None
@@ -196,6 +215,9 @@ def _judged(
     verdicts = judge(study, ledger)
     with Ledger(ledger, must_exist=True) as book:
         seconds, n_failed = book.seconds(), book.count().get("failed", 0)
+    broken = [verdict.status for verdict in verdicts if not verdict.status.is_ok]
+    if status.is_ok and broken:
+        status = Status("failed", f"a claim cannot be computed: {broken[0].message}")
     return Reproduction(verdicts, name, folder, study, quick, n_failed, seconds, status)
 
 

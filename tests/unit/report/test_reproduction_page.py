@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -169,3 +170,28 @@ def test_an_entry_without_figure_and_data_says_why(done):
     page = reproduction_page([failed])
     assert "a damaged &lt;ledger&gt;" in page
     assert "<figure>" not in page
+
+
+def test_the_command_reads_and_judges_a_folder_once(done, tmp_path, monkeypatch, capsys):
+    from recollect import cli
+
+    monkeypatch.setitem(sys.modules, "a_drawn_entry", sys.modules[__name__])
+    entries = {"parabola": "a_drawn_entry", "another": "a_drawn_entry"}
+    monkeypatch.setattr(_reproduce, "ENTRIES", entries)
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "ledger.sqlite").write_bytes(b"no ledger")
+    arguments = ["reproduce", "parabola", "--out", str(tmp_path), "--json"]
+    with warnings.catch_warnings(record=True) as raw:
+        warnings.simplefilter("always")
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+    captured = capsys.readouterr()
+    assert ended.value.code == 0
+    assert not raw
+    assert captured.err.count("another is left out") == 1
+    # What is printed is what is written.
+    assert json.loads(captured.out) == json.loads((tmp_path / "verdicts.json").read_text("utf-8"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--scheduler", "foo"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: scheduler: expected an address")

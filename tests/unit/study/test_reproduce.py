@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -33,7 +34,7 @@ def line(slope):
 def build_study(*, quick):
     slopes = [1.0] if quick else [1.0, 2.0]
     claim = Claim("steep", lambda r: float(r.y.max()), 2.0, 1e-9, "exact", "at_least")
-    return Study("line", line, product(slope=slopes), claims=[claim], figure="0", paper="T")
+    return Study("line", line, product(slope=slopes), claims=(claim,), figure="0", paper="T")
 
 
 def draw(figure, results):
@@ -73,6 +74,38 @@ def test_unknown_names_are_refused_before_anything_is_made(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'curse-map'"):
         reproduce(["curse_map"], out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheduler": "foo"}, "scheduler: expected an address"),
+        ({"scheduler": "tcp://x:1", "n_workers": 1}, "either n_workers or scheduler"),
+        ({"n_workers": -1}, "n_workers"),
+    ],
+)
+def test_executors_that_cannot_be_used_are_refused_once(small_catalogue, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        reproduce(out=tmp_path / "out", quick=True, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_claim_that_cannot_be_computed_fails_its_entry_alone(
+    small_catalogue, tmp_path, monkeypatch
+):
+    def build_broken(*, quick):
+        broken = Claim("steep", lambda r: r.nothing, 2.0, 0, "exact")
+        return dataclasses.replace(build_study(quick=quick), claims=(broken,))
+
+    another = types.ModuleType("another")
+    another.build_study, another.draw = build_broken, draw  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "another", another)
+    monkeypatch.setitem(_reproduce.ENTRIES, "another", "another")
+    good, bad = reproduce(out=tmp_path, quick=True)
+    assert good.status.is_ok
+    assert bad.status.code == "failed"
+    assert "a claim cannot be computed: AttributeError" in bad.status.message
+    assert (tmp_path / "another" / "figure.svg").exists()
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -118,7 +151,8 @@ def test_naming_an_entry_keeps_what_is_known_of_the_others(small_catalogue, tmp_
     assert kept[1] is again
     assert [v.verdict for entry in kept for v in entry.verdicts] == ["agrees", "agrees"]
     record = json.loads((tmp_path / "verdicts.json").read_text())
-    assert [verdict["entry"] for verdict in record["verdicts"]] == ["line", "another"]
+    found = [(verdict["entry"], verdict["quick"]) for verdict in record["verdicts"]]
+    assert found == [("line", False), ("another", True)]
 
 
 def test_an_entry_that_stopped_halfway_is_read_as_undecided(small_catalogue, tmp_path, monkeypatch):
