@@ -7,10 +7,13 @@ import io
 import itertools
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from recollect._core._files import write_whole
 
 # Stand-ins that no figure uses otherwise; the page's style sheet gives each its real colour, so
 # that one SVG serves light, dark and print.
@@ -91,13 +94,12 @@ def svg(drawn: Figure, name: str, description: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def save_figure(drawn: Figure, path: str) -> None:
-    """Writes a figure as a stand-alone SVG file in its paper colours."""
+def save_figure(drawn: Figure, path: str | Path) -> None:
+    """Writes a figure as a stand-alone SVG file in its paper colours, all or nothing."""
     text = _render(drawn)
     for stand_in, colour in _PAPER.items():
         text = text.replace(stand_in, colour)
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(text)
+    write_whole(Path(path), text.encode())
 
 
 def thin(*columns: np.ndarray) -> tuple[np.ndarray, ...]:

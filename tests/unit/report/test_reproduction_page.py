@@ -15,11 +15,13 @@ import warnings
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from recollect import Status
 from recollect.report import (
     _reproduction_page,
     reproduction_page,
+    save_figure,
     verdicts_json,
     write_reproduction,
 )
@@ -195,3 +197,20 @@ def test_the_command_reads_and_judges_a_folder_once(done, tmp_path, monkeypatch,
         cli.main([*arguments, "--scheduler", "foo"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: scheduler: expected an address")
+
+
+def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    drawn = Figure()
+    path = tmp_path / "figure.svg"
+    save_figure(drawn, str(path))
+    before = path.read_bytes()
+    assert before.startswith(b"<?xml")
+
+    def refuse(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(OSError, match="No space"):
+        save_figure(drawn, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.svg"]
+    assert path.read_bytes() == before

@@ -244,12 +244,11 @@ def train_network(
 def run_network(network: Any, signals: Any, *, dt: float) -> Any:
     """Returns the outputs to signals with time first, shape (time, path, out), in JAX."""
     from recollect import models
-    from recollect.models._recurrence import nonlinear_dense_states
 
     if isinstance(network, DecayingRNN):
         return network(signals, dt=dt)
     is_residual = isinstance(network, models.ResidualRNN)
-    states = nonlinear_dense_states(
+    states = models.nonlinear_dense_states(
         network.W,
         signals @ network.U.T + network.bias,
         activation=network.activation,
