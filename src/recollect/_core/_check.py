@@ -42,6 +42,14 @@ def require_nonnegative(argument: str, value: Any) -> float:
     return number
 
 
+def require_probability(argument: str, value: Any) -> float:
+    """Returns `value` as a float if it lies strictly between 0 and 1."""
+    number = require_positive(argument, value)
+    if number >= 1:
+        raise invalid(argument, "a number between 0 and 1", value)
+    return number
+
+
 def require_count(argument: str, value: Any, *, minimum: int = 1) -> int:
     """Returns `value` as an int if it is a whole number of at least `minimum`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

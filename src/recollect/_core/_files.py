@@ -6,6 +6,20 @@ import os
 from pathlib import Path
 
 PARTIAL = ".partial"
+MODEL_SUFFIXES = (".safetensors", ".json")
+
+
+def model_files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Returns the pair of files of a saved model: its numbers, and the description beside them.
+
+    Args:
+        path: with the suffix of either, or without.
+    """
+    stem = Path(path)
+    if stem.suffix in MODEL_SUFFIXES:
+        stem = stem.with_suffix("")
+    numbers, description = (stem.with_name(stem.name + suffix) for suffix in MODEL_SUFFIXES)
+    return numbers, description
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -45,6 +45,13 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def as_double(tree: Any) -> Any:
+    """Returns a tree whose leaves, numbers and arrays, are host float64 or complex128 arrays."""
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64), tree
+    )
+
+
 def _top_level_state() -> Any:
     # Asked in a thread of its own: the first import may happen inside somebody's jit.
     found: list[Any] = []

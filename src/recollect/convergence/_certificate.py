@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from recollect._core._check import invalid, require_choice, require_count, require_positive
+from recollect._core._check import (
+    invalid,
+    require_choice,
+    require_count,
+    require_positive,
+    require_probability,
+)
 from recollect._core._references import references
 from recollect._core._threads import on_one_thread
 from recollect.convergence._network import PairedNetwork, require_sequences, require_targets
@@ -19,7 +25,6 @@ from recollect.convergence._theory import (
     bound_draws,
     initial_risk_of,
     judge,
-    require_probability,
     solve_descent,
     solve_descent_bounded,
 )

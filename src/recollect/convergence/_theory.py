@@ -16,6 +16,7 @@ from recollect._core._check import (
     require_count,
     require_nonnegative,
     require_positive,
+    require_probability,
 )
 from recollect._core._references import references
 from recollect._core._status import Status
@@ -382,14 +383,6 @@ def _on_drifts(
         bent = curvature * (rho * nu_all + rho**2 / 2)
         error = np.linalg.norm((bent + sampled[:, None]) / root, axis=0)
         return rho, error, np.sum(gradient**2, axis=0)
-
-
-def require_probability(argument: str, value: Any) -> float:
-    """Returns `value` if it lies strictly between 0 and 1."""
-    number = require_positive(argument, value)
-    if number >= 1:
-        raise invalid(argument, "a number between 0 and 1", value)
-    return number
 
 
 def require_radii(radius_w: Any, radius_u: Any, nu: tuple[float, float]) -> tuple[float, float]:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from recollect._core._check import (
-    invalid,
     require_choice,
     require_count,
     require_nonnegative,
     require_positive,
+    require_probability,
 )
 from recollect.diagnosis._record import finite_or_null
 
@@ -165,9 +165,7 @@ def plan_budget(
     horizon = require_count("--length", horizon)
     nu = require_positive("--nu", nu)
     alpha = require_nonnegative("--alpha", alpha)
-    delta = require_positive("--delta", delta)
-    if delta >= 1:
-        raise invalid("--delta", "a number below 1", delta)
+    delta = require_probability("--delta", delta)
     require_choice("--method", method, ("projected", "average", "sgd", "plain"))
     from recollect import convergence
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recollect._core._check import did_you_mean, invalid, require_positive
+from recollect._core._files import MODEL_SUFFIXES, model_files
 
 if TYPE_CHECKING:
     from recollect.diagnosis._layers import ModelReport
@@ -83,7 +84,7 @@ def read_model(text: str) -> Any:
     if os.path.isdir(path):
         raise invalid("MODEL", "a saved model or module:attribute", f"the directory {text!r}")
     if os.path.exists(path) or os.path.exists(f"{path}.safetensors"):
-        if os.path.exists(path) and path.suffix not in (".json", ".safetensors"):
+        if os.path.exists(path) and path.suffix not in MODEL_SUFFIXES:
             raise invalid(
                 "MODEL",
                 "a .safetensors or .json file",
@@ -123,14 +124,11 @@ def as_json(report: ModelReport) -> str:
 
 
 def _saved_unit(text: str) -> str | None:
-    path = Path(text)
-    path = path.with_suffix("") if path.suffix in (".json", ".safetensors") else path
-    description = path.with_name(path.name + ".json")
-    if not description.is_file():
+    if not model_files(text)[1].is_file():
         return None
-    said = json.loads(description.read_text("utf-8")).get("unit")
-    unit = said.get("time") if isinstance(said, dict) else None
-    return unit if isinstance(unit, str) and unit else None
+    from recollect.models import read_unit
+
+    return read_unit(text)
 
 
 def _import(name: str) -> Any:

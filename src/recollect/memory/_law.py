@@ -12,6 +12,7 @@ from recollect._core._check import (
     invalid,
     require_count,
     require_positive,
+    require_probability,
     wrong_type,
 )
 from recollect._core._references import references
@@ -156,8 +157,8 @@ def estimate_law(
     Assumptions: the kernel is one of these shapes or the answer is `undecided`; shapes much
     faster than a step are called `none`.
     """
-    level = _require_fraction("level", level)
-    min_probability = _require_fraction("min_probability", min_probability)
+    level = require_probability("level", level)
+    min_probability = require_probability("min_probability", min_probability)
     n_draws = require_count("n_draws", n_draws, minimum=16)
     if record is not None:
         record = require_positive("record", record)
@@ -173,13 +174,6 @@ def estimate_law(
         type(memory).__name__,
         "call estimate_kernel or measure_memory first",
     )
-
-
-def _require_fraction(argument: str, value: Any) -> float:
-    number = require_positive(argument, value)
-    if number >= 1:
-        raise invalid(argument, "a number between 0 and 1", value)
-    return number
 
 
 def _law_of_estimate(estimate, record, output, input, options) -> MemoryLaw:

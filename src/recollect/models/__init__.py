@@ -26,7 +26,7 @@ from recollect.models._linear import (
     to_diagonal,
 )
 from recollect.models._nonlinear import DiagonalNonlinearRNN, ElmanRNN, ResidualRNN
-from recollect.models._record import load, save
+from recollect.models._record import load, read_unit, save
 from recollect.models._recurrence import (
     choose_form,
     linear_dense_states,
@@ -90,6 +90,7 @@ __all__ = [
     "nonlinear_dense_states",
     "nonlinear_diagonal_states",
     "recur_checkpointed",
+    "read_unit",
     "rediscretise",
     "reparameterise",
     "save",

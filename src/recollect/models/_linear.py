@@ -34,7 +34,7 @@ from recollect._core._types import Array, KernelValues, Lags, Output, Signal, St
 from recollect.models._namespace import as_weight, namespace
 from recollect.models._recurrence import linear_dense_states, linear_diagonal_states
 from recollect.models._reparam import Direct
-from recollect.models._weights import equal_steps, extent
+from recollect.models._weights import equal_steps, extent, require_width
 
 READINS = ("plain", "normalised")
 
@@ -84,7 +84,7 @@ class LinearRNN(AbstractLinearFunctional, AbstractRecurrent):
         shape = _matrix("A", self.A)
         if shape[0] != shape[1]:
             raise invalid("A", "a square matrix (width, width)", f"shape {shape}")
-        _check_width(shape[0])
+        require_width(shape[0])
         _check_readin(self.B, self.C, shape[0])
         for name, array in (("A", self.A), ("B", self.B), ("C", self.C)):
             _real(name, array)
@@ -249,7 +249,7 @@ class DiagonalRNN(AbstractLinearFunctional, AbstractRecurrent):
         shape = np.shape(self.weights)
         if len(shape) != 1:
             raise invalid("rates", "shape (width,)", f"shape {shape}")
-        _check_width(shape[0])
+        require_width(shape[0])
         _real("weights", self.weights)
         require_finite("weights", self.weights)
         if self.frequencies is not None:
@@ -736,11 +736,6 @@ def _matrix(name: str, array: Any) -> tuple[int, ...]:
     if len(shape) != 2:
         raise invalid(name, "a matrix", f"shape {shape}")
     return shape
-
-
-def _check_width(width: int) -> None:
-    if width == 0:
-        raise invalid("width", "at least one hidden unit", 0)
 
 
 def _check_readin(B: Any, C: Any, width: int) -> None:

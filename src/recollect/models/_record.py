@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from recollect._core._check import did_you_mean, invalid, is_tracer, wrong_type
 from recollect._core._discretise import Euler, ZeroOrderHold
-from recollect._core._files import write_whole
+from recollect._core._files import model_files, write_whole
 from recollect.models import (
     _affine,
     _attention,
@@ -92,7 +92,7 @@ def save(model: Any, path: str | os.PathLike[str], *, unit: str | None = None) -
         "sha256": hashlib.sha256(blob).hexdigest(),
     }
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-    numbers, description = _paths(path)
+    numbers, description = model_files(path)
     write_whole(numbers, blob)
     write_whole(description, text.encode())
 
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         FileNotFoundError: if one file of the pair is missing.
         ValueError: if a file is damaged, of another kind, or describes an impossible model.
     """
-    numbers, description = _paths(path)
+    numbers, description = model_files(path)
     record = _read_json(description)
     try:
         blob = numbers.read_bytes()
@@ -132,6 +132,21 @@ def load(path: str | os.PathLike[str]) -> Any:
     if unused:
         raise _damaged(numbers, f"tensor {min(unused)!r} belongs to no field")
     return model
+
+
+def read_unit(path: str | os.PathLike[str]) -> str | None:
+    """Returns the unit of time a model was saved with; None if it was saved without.
+
+    Args:
+        path: as given to `save`.
+
+    Raises:
+        FileNotFoundError: if the description is missing.
+        ValueError: if it is damaged or of another kind.
+    """
+    said = _read_json(model_files(path)[1]).get("unit")
+    unit = said.get("time") if isinstance(said, dict) else None
+    return unit if isinstance(unit, str) and unit else None
 
 
 def _describe(
@@ -247,13 +262,6 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     if version > _VERSION:
         raise invalid(str(path), f"version {_VERSION} or older", version, "upgrade recollect")
     return record
-
-
-def _paths(path: str | os.PathLike[str]) -> tuple[pathlib.Path, pathlib.Path]:
-    stem = pathlib.Path(path)
-    if stem.suffix in (".json", ".safetensors"):
-        stem = stem.with_suffix("")
-    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
 
 
 def _damaged(path: pathlib.Path, reason: str) -> ValueError:

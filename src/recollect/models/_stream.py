@@ -17,6 +17,7 @@ from recollect._core._check import (
     wrong_type,
 )
 from recollect._core._functional import AbstractRecurrent
+from recollect._core._precision import as_double
 from recollect._core._types import Output, Signal
 from recollect.models._linear import DiagonalRNN, LinearRNN, rediscretise
 from recollect.models._recurrence import recur_checkpointed
@@ -44,7 +45,7 @@ def stream(model: AbstractRecurrent, *, dt: float) -> Callable[[Any], np.ndarray
     dt = require_positive("dt", dt)
     if any(is_tracer(leaf) for leaf in jax.tree.leaves(model)):
         raise wrong_type("model", "concrete weights", "a JAX tracer", "stream outside jit")
-    model = jax.tree.map(lambda leaf: np.asarray(leaf, _wide(leaf)), model)
+    model = as_double(model)
     is_linear = lambda node: isinstance(node, (LinearRNN, DiagonalRNN))  # noqa: E731
     model = jax.tree.map(
         lambda node: rediscretise(node, dt) if is_linear(node) else node, model, is_leaf=is_linear
@@ -104,7 +105,3 @@ def evaluate_checkpointed(
 
 def _discretised(node: Any, dt: Any) -> Any:
     return node if is_tracer(dt) or node.dt is not None else rediscretise(node, dt)
-
-
-def _wide(leaf: Any) -> Any:
-    return np.complex128 if np.iscomplexobj(leaf) else np.float64

@@ -21,6 +21,7 @@ from recollect._core._check import (
 )
 from recollect._core._discretise import ZeroOrderHold
 from recollect._core._functional import AbstractFunctional, AbstractReparam, as_functional
+from recollect._core._precision import as_double
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
@@ -284,7 +285,7 @@ def _blocks_of(network: DiagonalRNN) -> list[_Block]:
 
 def _distil_recurrence(layer: Any, wish: _Wish, dt: float | None, began: float) -> DistilledLayer:
     network = layer.recurrence if isinstance(layer, StateSpaceLayer) else layer
-    network = jax.tree.map(lambda leaf: np.asarray(leaf, _wide(leaf)), network)
+    network = as_double(network)
     readin = network.readin if isinstance(network, DiagonalRNN) else "plain"
     if readin != "plain":
         network = reparameterise(network, readin="plain")
@@ -342,10 +343,6 @@ def _distil_dense(network: LinearRNN, wish: _Wish, began: float) -> DistilledLay
     sequence = np.asarray(network.kernel(network.dt * np.arange(n_lags))) * network.dt
     found = _distil_sequence(sequence, False, wish, network.dt, began)
     return dataclasses.replace(found, model=to_dense(found.model), width_before=network.width)
-
-
-def _wide(leaf: Any) -> Any:
-    return np.complex128 if np.iscomplexobj(leaf) else np.float64
 
 
 def _result(

@@ -67,7 +67,7 @@ def test_no_budget_beyond_the_cutoff_is_null(capsys):
     ("change", "words"),
     [
         (["--risk", "-1"], "--risk: expected a positive finite number"),
-        (["--delta", "2"], "--delta: expected a number below 1"),
+        (["--delta", "2"], "--delta: expected a number between 0 and 1"),
         (["--method", "adam"], "--method: expected one of"),
     ],
 )

@@ -103,6 +103,14 @@ def test_a_saved_model_wins_over_a_module(module, tmp_path, capsys):
         assert "LinearRNN" in out
 
 
+def test_half_of_a_saved_model_is_named(module, tmp_path, capsys):
+    models.save(models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0), tmp_path / "half")
+    (tmp_path / "half.safetensors").unlink()
+    code, _, err = call(capsys, "half", "--horizon", "40")
+    assert code == 2
+    assert "a saved model is a pair of files" in err
+
+
 def test_a_saved_unit_is_shown_and_prints_do_not_mix_in(module, tmp_path, capsys):
     model = models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=0.25)
     models.save(model, tmp_path / "timed", unit="hours")

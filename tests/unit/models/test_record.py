@@ -108,6 +108,16 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: pathlib.Path):
         models.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("unit", ["s", None])
+def test_the_unit_of_time_is_read_without_the_model(unit: str | None, tmp_path: pathlib.Path):
+    models.save(models.LinearRNN([[-1.0]], [[1.0]], [[1.0]]), tmp_path / "model", unit=unit)
+    assert models.read_unit(tmp_path / "model") == unit
+    assert models.read_unit(tmp_path / "model.safetensors") == unit
+    (tmp_path / "model.json").write_text("[]")
+    with pytest.raises(ValueError, match="schema"):
+        models.read_unit(tmp_path / "model")
+
+
 def test_only_models_are_saved(tmp_path: pathlib.Path):
     with pytest.raises(TypeError, match=r"a model of recollect\.models"):
         models.save(object(), tmp_path / "x")
