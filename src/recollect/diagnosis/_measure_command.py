@@ -83,7 +83,7 @@ def read_model(text: str) -> Any:
     path = Path(text)
     if os.path.isdir(path):
         raise invalid("MODEL", "a saved model or module:attribute", f"the directory {text!r}")
-    if os.path.exists(path) or os.path.exists(f"{path}.safetensors"):
+    if any(map(os.path.exists, (path, *model_files(text)))):
         if os.path.exists(path) and path.suffix not in MODEL_SUFFIXES:
             raise invalid(
                 "MODEL",
@@ -124,7 +124,7 @@ def as_json(report: ModelReport) -> str:
 
 
 def _saved_unit(text: str) -> str | None:
-    if not model_files(text)[1].is_file():
+    if not os.path.isfile(model_files(text)[1]):
         return None
     from recollect.models import read_unit
 
