@@ -188,6 +188,8 @@ def test_no_step_of_stochastic_descent_sees_a_larger_risk_than_stated():
         run, _ = train(network, signals, values, bound, "sgd", 0, n_steps, NU)
         risks = np.sum((values - run.network(signals)) ** 2, axis=1)
         assert max(run.sample_risk.max(), risks.max()) <= allowed
+        # Control: a target ten times as large as its ν says is above it from the first step.
+        assert np.sum((10 * values) ** 2, axis=1).min() > allowed
 
 
 @pytest.mark.slow

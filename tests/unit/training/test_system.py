@@ -86,6 +86,25 @@ def test_free_states_are_stable_whatever_the_parameters():
         assert np.linalg.eigvals(A).real.max() < 0
 
 
+def test_without_units_the_network_is_exactly_its_linear_part():
+    linear, x = linear_system(), smooth_input(80, 4)
+
+    def departure(entry):
+        read_in = np.concatenate([np.asarray(linear.B), entry], axis=1)
+        n_units = entry.shape[1]
+        network = models.StateNetwork(
+            models.LinearRNN(linear.A, read_in, linear.C),
+            (np.ones((n_units, 2)), np.ones((n_units, 1)), np.zeros(n_units)),
+        )
+        with jax.enable_x64(True):
+            return np.abs(np.asarray(network(x, dt=0.5)) - np.asarray(linear(x, dt=0.5))).max()
+
+    assert departure(np.zeros((2, 0))) < 1e-14
+    assert departure(np.zeros((2, 1))) < 1e-14
+    # Negative control: one unit that is read in.
+    assert departure(np.full((2, 1), 0.1)) > 0.1
+
+
 def test_training_starts_exactly_at_the_linear_network():
     network, layout = linear_system(), simulation.Layout(2, 1, 1, 5, 3, 3)
     x = smooth_input(80, 4)
