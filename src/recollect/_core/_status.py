@@ -11,6 +11,7 @@ _REMEDIES = {
     "undecided": "take more samples, a longer record or less noise, or accept that the data cannot tell",
     "record_too_short": "record for at least twice the memory, or state a horizon you can afford",
     "input_not_exciting": "drive the system with a broad-band input (noise, a random staircase)",
+    "output_drifts": "take the trend out of the output, or give what causes it as an input",
     "feedback_suspected": "measure in open loop, or treat the estimate as descriptive only",
     "width_beyond_rank": "use the smaller width: more units cannot be told apart in float64",
     "width_too_small": "use the width named in the message: nothing smaller beats the answer zero",

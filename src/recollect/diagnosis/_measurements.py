@@ -167,7 +167,8 @@ def read_measurements(
         time: column of time stamps, numbers or dates, looked up in every file used. Outputs may be
             sampled irregularly and the inputs on another grid.
         dt: step of regular rows, such as `4s`; with `time`, the step to hold irregular inputs at.
-        gaps: `refuse`, `interpolate` or `split` at empty cells.
+        gaps: `refuse` empty cells, or `interpolate` or `split` at those of an input; those of an
+            output are then taken as not measured, as they always are with `time`.
         output_at: `end` if a row's output follows its input, `start` if both are read at the same
             instant, before the input has acted.
         test_fraction: see `Measurements`.
@@ -207,14 +208,17 @@ def read_measurements(
     }
     notes: list[str] = []
     if time is None:
-        data: dict[str, Any] = {kind: _rows_of(pairs, gaps, kind) for kind, pairs in found.items()}
+        data: dict[str, Any] = {
+            "inputs": _rows_of(found["inputs"], gaps, "inputs", notes),
+            "outputs": _rows_of(found["outputs"], _of_outputs(gaps), "outputs", notes),
+        }
         unit, value, origin = (step.unit, step.value, "") if step else ("step", 1.0, "")
         if step is None:
             notes.append("no time step was given: lags count samples (state --dt or --time)")
     else:
         data, value, unit, origin = _on_one_grid(found, time, step, gaps, notes)
     tests: dict[str, Any] = {
-        f"test_{kind}": _rows_of(pairs, "refuse", f"test_{kind}") if pairs else None
+        f"test_{kind}": _rows_of(pairs, "refuse", f"test_{kind}", notes) if pairs else None
         for kind, pairs in test.items()
     }
     if output_at == "start":
@@ -242,8 +246,24 @@ def _one_step_later(data: dict[str, Any], inputs: str, outputs: str) -> dict[str
     return {inputs: data[inputs][:-1], outputs: data[outputs][1:]}
 
 
-def _rows_of(pairs: list[tuple[_table.Column, _table.Table]], gaps: str, kind: str) -> np.ndarray:
-    columns = [_table.numbers(column, gaps=gaps) for column, _ in pairs]
+def _of_outputs(gaps: str) -> str:
+    # An output that was not measured is no data: the estimators leave it out.
+    return "refuse" if gaps == "refuse" else "split"
+
+
+def _numbers(column: _table.Column, gaps: str, notes: list[str]) -> np.ndarray:
+    values = _table.numbers(column, gaps=gaps)
+    n_empty = int(np.isnan(column.values[: len(values)]).sum())
+    if n_empty and gaps == "interpolate":
+        cells = "cell of" if n_empty == 1 else "cells of"
+        notes.append(f"{n_empty} empty {cells} {column.name} interpolated")
+    return values
+
+
+def _rows_of(
+    pairs: list[tuple[_table.Column, _table.Table]], gaps: str, kind: str, notes: list[str]
+) -> np.ndarray:
+    columns = [_numbers(column, gaps, notes) for column, _ in pairs]
     lengths = [len(c) for c in columns]
     if len(set(lengths)) > 1:
         shown = ", ".join(f"{c.name}: {n}" for (c, _), n in zip(pairs, lengths, strict=True))
@@ -265,7 +285,7 @@ def _on_one_grid(found, time, step, gaps, notes):
     grid, dt, held = _input_grid(found["inputs"], stamps, step, unit, gaps, notes)
     outputs = np.full((len(grid), len(found["outputs"])), np.nan)
     for channel, (column, table) in enumerate(found["outputs"]):
-        values = _table.numbers(column, gaps="split" if gaps == "refuse" else gaps)
+        values = _table.numbers(column, gaps="split")
         at = _stamps_of(column, values, stamps[table.path])
         place = np.rint((at - grid[0]) / dt).astype(np.int64)
         seen = np.isfinite(values)
@@ -294,7 +314,7 @@ def _on_one_grid(found, time, step, gaps, notes):
 
 
 def _input_grid(pairs, stamps, step, unit, gaps, notes):
-    signals = [_table.numbers(column, gaps=gaps) for column, _ in pairs]
+    signals = [_numbers(column, gaps, notes) for column, _ in pairs]
     spans = [
         _stamps_of(column, values, stamps[table.path])
         for (column, table), values in zip(pairs, signals, strict=True)

@@ -36,6 +36,7 @@ _GRAVEST_FIRST = (
     "diverged",
     "input_not_exciting",
     "feedback_suspected",
+    "output_drifts",
     "record_too_short",
     "noise_limited",
 )

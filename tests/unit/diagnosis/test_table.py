@@ -125,6 +125,21 @@ def test_gaps_can_be_filled_or_kept(tmp_path):
     }
     assert read["interpolate"].inputs[10, 0] == pytest.approx((x[9] + x[11]) / 2)
     assert np.isnan(read["split"].inputs[10, 0])
+    assert "1 empty cell of x interpolated" in read["interpolate"].notes
+
+
+@pytest.mark.parametrize("clock", ["time", "dt"])
+def test_an_output_that_was_not_measured_is_not_invented(tmp_path, clock):
+    x, y = signals()
+    rows = [f"{k},{a},{b}" for k, (a, b) in enumerate(zip(x, y, strict=True))]
+    rows[10] = f"10,{x[10]},"
+    (tmp_path / "a.csv").write_text("t,x,y\n" + "\n".join(rows))
+    options = {"time": "t"} if clock == "time" else {"dt": "1s"}
+    data = read_measurements(
+        tmp_path / "a.csv", inputs=["x"], outputs=["y"], gaps="interpolate", **options
+    )
+    assert np.isnan(data.outputs[10, 0])
+    assert data.n_observed == len(x) - 1
 
 
 def test_a_record_ends_where_an_input_ends(tmp_path):
