@@ -15,7 +15,7 @@ from recollect._core._check import (
     require_positive,
     require_probability,
 )
-from recollect.diagnosis._record import finite_or_null
+from recollect._core._json import finite_or_null
 
 if TYPE_CHECKING:
     from recollect._core._status import Status

@@ -26,11 +26,11 @@ from recollect._core._functional import (
     AbstractRecurrent,
     as_functional,
 )
+from recollect._core._json import finite_or_null
 from recollect._core._precision import in_float64
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
 from recollect.diagnosis._margins import PerturbationMargin, measure_margin
-from recollect.diagnosis._record import finite_or_null
 from recollect.memory import (
     MemoryLaw,
     MemoryMap,

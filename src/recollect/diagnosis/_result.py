@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from recollect._core._json import finite_or_null
 from recollect._core._status import Status
 from recollect.approximation import EstimatedWidths
 from recollect.diagnosis._baselines import Score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._nonlinear import NonlinearSection, RemainderSection
-from recollect.diagnosis._record import finite_or_null
 from recollect.diagnosis._stability import ParameterisationAdvice
 from recollect.diagnosis._training import TrainingForecast
 from recollect.memory import KernelEstimate, MemoryLaw

@@ -15,10 +15,10 @@ from recollect._core._check import (
     require_positive,
     wrong_type,
 )
+from recollect._core._json import finite_or_null
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
-from recollect.diagnosis._record import finite_or_null
 from recollect.models import LinearRNN
 from recollect.training import (
     ExactLoss,

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recollect import models
+from recollect._core._json import finite_or_null
 from recollect.diagnosis import measure_model
 from recollect.diagnosis._margins import measure_margin
-from recollect.diagnosis._record import finite_or_null
 
 LAGS = np.linspace(0, 600, 60_001)
 

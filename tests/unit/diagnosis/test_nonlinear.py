@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from recollect import models
+from recollect._core._json import finite_or_null
 from recollect.diagnosis._baselines import score
 from recollect.diagnosis._measurements import Measurements
 from recollect.diagnosis._nonlinear import fit_nonlinear, judge_remainder
-from recollect.diagnosis._record import finite_or_null
 
 QUICK: dict[str, Any] = {
     "structures": ("static",),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from recollect import memory, models, targets
+from recollect._core._json import finite_or_null
 from recollect.diagnosis import recommend_parameterisation
-from recollect.diagnosis._record import finite_or_null
 from recollect.diagnosis._stability import _balanced, largest_radius
 
 RATES, AMPLITUDES = np.array([0.02, 0.3]), np.array([0.02, -0.1])
