@@ -26,6 +26,7 @@ LAYERS = [
     {"diagnosis", "study"},
     {"report"},
     {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOMS = ("memory", "approximation", "training", "stability", "convergence")

@@ -230,7 +230,7 @@ def require_sound(functional: AbstractFunctional, n_time: int, *, dt: float) -> 
         raise invalid(
             "functional",
             "a causal functional",
-            f"one whose output changes {ahead} step(s) ({ahead * dt:g}) before its input does",
+            f"one whose output changes {_steps(ahead, dt)} before its input does",
             "mask the future, or run it one way only",
         )
 
@@ -285,8 +285,13 @@ def _causal(of_x, of_changed, x, changed, cuts, scale, tolerance, dt) -> tuple[P
         return Property(
             True, worst, tolerance, f"changes at {len(cuts)} times left all earlier outputs alone"
         ), 0
-    message = f"an output changes {ahead} step(s) ({ahead * dt:g}) before its input does"
+    message = f"an output changes {_steps(ahead, dt)} before its input does"
     return Property(False, worst, tolerance, message, example), ahead
+
+
+def _steps(number: int, dt: float) -> str:
+    steps = "1 step" if number == 1 else f"{number} steps"
+    return steps if dt == 1 else f"{steps} (a time of {number * dt:g})"
 
 
 def _homogeneous(
