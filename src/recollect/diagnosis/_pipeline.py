@@ -31,6 +31,10 @@ _LATE = (
     "output are read at the same instant, the memory is one step too long (say --output-at start)"
 )
 
+# Of the error's variance: noise that forgets within a tenth of the record stays below.
+_MOSTLY = 0.8
+_WORTH = 0.01  # of the output's variance
+
 _GRAVEST_FIRST = (
     "not_finite",
     "diverged",
@@ -97,7 +101,8 @@ def diagnose(
     fits = _fit_outputs(kernel, width, max_width)
     stretch = data.unbroken()
     network = _fit_network(fits, width, stretch.inputs, stretch.outputs, kernel)
-    training = _score_training(network, stretch, data.dt)
+    simulated = np.asarray(network(stretch.inputs, dt=data.dt))
+    training = score(stretch.outputs, simulated, record=stretch.outputs)
     progress("telling noise from nonlinearity")
     remainder = judge_remainder(data, network)
     if stretch.start > 0:  # its state is that of a later row: nothing is known of the first
@@ -116,6 +121,7 @@ def diagnose(
         linear, baselines = (None, {}) if test is None else (test.score, test.baselines)
         section = fit_nonlinear(data, linear, baselines, progress=progress)
     warnings = _warnings(kernel, laws, fits, data, width)
+    warnings = _sorted([*warnings, *_drifts(stretch.outputs, simulated, data.output_names)])
     return Diagnosis(
         measurements=data,
         kernel=kernel,
@@ -201,11 +207,6 @@ def _fit_network(fits, width, inputs, outputs, kernel: KernelEstimate) -> Affine
     )
 
 
-def _score_training(network: AffineRNN, stretch: Stretch, dt: float) -> Score:
-    simulated = np.asarray(network(stretch.inputs, dt=dt))
-    return score(stretch.outputs, simulated, record=stretch.outputs)
-
-
 def _test(
     data: Measurements, stretch: Stretch, network: AffineRNN, width: int | None, max_width: int
 ) -> HeldOut | None:
@@ -275,6 +276,31 @@ def _warnings(kernel, laws, fits, data, width) -> tuple[Status, ...]:
             if len(fit.networks) < width:
                 reached = f"{name}: {len(fit.networks)} of the {width} units asked for"
                 found.append(Status("width_beyond_rank", reached))
-    distinct = list(dict.fromkeys(s for s in found if not s.is_ok))
+    return tuple(dict.fromkeys(s for s in found if not s.is_ok))
+
+
+def _sorted(found: list[Status]) -> tuple[Status, ...]:
     order = {code: rank for rank, code in enumerate(_GRAVEST_FIRST)}
-    return tuple(sorted(distinct, key=lambda s: order.get(s.code, len(order))))
+    return tuple(sorted(found, key=lambda s: order.get(s.code, len(order))))
+
+
+def _drifts(outputs: np.ndarray, simulated: np.ndarray, names: tuple[str, ...]) -> list[Status]:
+    """Returns a warning for each output whose error is mostly a straight line in time."""
+    found = []
+    for name, measured, answer in zip(names, outputs.T, simulated.T, strict=True):
+        seen = np.flatnonzero(np.isfinite(measured))
+        error = measured[seen] - answer[seen]
+        error, time = error - error.mean(), seen - seen.mean()
+        trend = (time @ error) ** 2 / (time @ time)
+        if trend > _MOSTLY * (error @ error) and trend > _WORTH * np.var(measured[seen]) * len(
+            seen
+        ):
+            share = trend / (np.var(measured[seen]) * len(seen))
+            found.append(
+                Status(
+                    "output_drifts",
+                    f"{name} follows a straight line in time that the input does not explain "
+                    f"({100 * min(share, 1.0):.2g} % of its variance)",
+                )
+            )
+    return found

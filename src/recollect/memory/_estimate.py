@@ -21,7 +21,7 @@ from recollect._core._threads import on_one_thread
 from recollect.memory._records import Record, read_records
 from recollect.memory._rows import ExplicitRows
 from recollect.memory._selection import Choice, RegressionData, choose, posterior_of
-from recollect.memory._soundness import check_drift, check_excitation, check_feedback
+from recollect.memory._soundness import check_excitation, check_feedback
 from recollect.memory._stream import Stream, blocks_of
 
 _OWNER = "estimate_kernel"
@@ -29,7 +29,7 @@ _MAX_LAGS = 20_000
 # Up to here every row is kept: any sampling, any gaps. Beyond, running sums take over.
 _EXPLICIT_ROWS = 20_000
 _FEWEST_ROWS = 8
-_GRAVITY = ("input_not_exciting", "feedback_suspected", "output_drifts", "record_too_short")
+_GRAVITY = ("input_not_exciting", "feedback_suspected", "record_too_short")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,7 +401,6 @@ def _warnings(
     if residual is not None:
         decay = float(np.exp(-1 / choice.correlation)) if choice.correlation else 0.0
         found.append(check_feedback(inputs, residual, decay))
-        found.append(check_drift(residual, choice.correlation))
     if not choice.is_saturated:
         found.append(
             Status(

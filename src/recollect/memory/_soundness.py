@@ -13,8 +13,6 @@ _N_LAGS = 64
 _FEWEST_CHANGES = 10
 _FEWEST_DIRECTIONS = 8
 _SIGNIFICANCE = 1e-4
-_LONGEST_NOISE = 0.2  # of the record
-_LEAST_DRIFT = 0.01  # of the output's variance
 
 
 def check_excitation(inputs: np.ndarray) -> Status | None:
@@ -85,23 +83,6 @@ def check_feedback(inputs: np.ndarray, residual: np.ndarray, decay: float) -> St
                 "act back on the input",
             )
     return None
-
-
-def check_drift(residual: np.ndarray, correlation: float) -> Status | None:
-    """Returns a warning if what the input leaves unexplained hardly forgets within the record.
-
-    Args:
-        residual: of the standardised output, shape (time,), NaN where missing.
-        correlation: time within which it forgets, in samples.
-    """
-    share = float(np.nanvar(residual))
-    if correlation < _LONGEST_NOISE * len(residual) or share < _LEAST_DRIFT:
-        return None
-    return Status(
-        "output_drifts",
-        f"what the input does not explain is remembered for {correlation / len(residual):.2g} of "
-        f"the record: a drift, or a cause that is not among the inputs",
-    )
 
 
 def _innovations(x: np.ndarray, order: int) -> np.ndarray | None:

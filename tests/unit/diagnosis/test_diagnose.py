@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import recollect
 from recollect import cli
@@ -360,6 +361,21 @@ def test_outputs_that_are_never_seen_together_are_one_record_each():
     for law in found.laws:
         assert law.t50.value == pytest.approx(6.45, rel=0.15)
     assert found.test.score.explained_variance > 0.9
+
+
+def test_a_straight_line_that_the_input_does_not_explain_is_a_drift():
+    rng = np.random.default_rng(11)
+    answer = rng.standard_normal((500, 2))
+    measured = answer + 0.1 * rng.standard_normal((500, 2))
+    measured[:, 1] += np.linspace(0, 5, 500)
+    measured[::3, 1] = np.nan
+    (found,) = _pipeline._drifts(measured, answer, ("level", "flow"))
+    assert found.code == "output_drifts"
+    assert found.message.startswith("flow follows a straight line")
+    # Noise that remembers for a twentieth of the record wanders, and is no drift.
+    noise = scipy.signal.lfilter([1.0], [1.0, -0.96], rng.standard_normal((500, 40)), axis=0)
+    names = tuple("abcdefghijklmnopqrstuvwxyzabcdefghijklmn")
+    assert len(_pipeline._drifts(noise, np.zeros((500, 40)), names)) <= 1
 
 
 def test_a_log_that_reads_both_at_once_is_told_of_its_late_step(tmp_path):

@@ -236,9 +236,6 @@ def test_weak_inputs_and_feedback_are_reported():
     assert "feedback_suspected" in [w.code for w in estimate_kernel(x, y, dt=1.0).warnings]
     open_loop = simulate(2000, decaying)
     assert estimate_kernel(open_loop[0], open_loop[1], dt=1.0).warnings == ()
-    drifting = open_loop[1] + np.linspace(0, 3 * open_loop[1].std(), len(open_loop[1]))
-    found = estimate_kernel(open_loop[0], drifting, dt=1.0)
-    assert "output_drifts" in [w.code for w in found.warnings]
 
 
 def test_bad_arguments_name_themselves():
