@@ -68,8 +68,7 @@ from recollect.approximation._tangential import (
 )
 from recollect.memory import KernelEstimate
 from recollect.models import LinearRNN
-from recollect.targets import SampledKernel, kernel_quadrature
-from recollect.targets._kernel import kernel_hints
+from recollect.targets import SampledKernel, kernel_hints, kernel_quadrature
 
 _WIDTH_CHAIN = 16
 _N_STEPS_MAX = 20_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recollect.models._activation import activate
 from recollect.models._affine import AffineRNN
 from recollect.models._attention import CausalAttention
 from recollect.models._gated import GRU, LSTM, SelectiveRNN
@@ -73,6 +74,7 @@ __all__ = [
     "Stack",
     "StateNetwork",
     "StateSpaceLayer",
+    "activate",
     "choose_form",
     "evaluate_checkpointed",
     "fold_scales",

@@ -20,7 +20,15 @@ def require_activation(name: Any) -> str:
 
 
 def activate(name: str, z: Any) -> Any:
-    """Returns σ(z), elementwise."""
+    """Returns σ(z), elementwise, in the array library of z.
+
+    Args:
+        name: `linear`, `tanh`, `hardtanh`, `relu`, `sigmoid` or `gelu` (in its tanh form).
+        z: any shape.
+
+    Raises:
+        ValueError: if the name is another.
+    """
     xp = namespace(z)
     if name == "linear":
         return z
@@ -33,6 +41,7 @@ def activate(name: str, z: Any) -> Any:
     if name == "sigmoid":
         # 1/(1+e^{-z}) overflows for z ≪ 0; the hyperbolic tangent does not.
         return 0.5 * (xp.tanh(0.5 * z) + 1.0)
+    require_activation(name)
     # The tanh form, as jax.nn.gelu and torch's approximate="tanh".
     return 0.5 * z * (1.0 + xp.tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)))
 

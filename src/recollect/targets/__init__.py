@@ -7,7 +7,14 @@ from recollect.targets._expression import (
     expression_functions,
     parse_kernel,
 )
-from recollect.targets._kernel import AbstractKernel, kernel_quadrature, measure_norm
+from recollect.targets._kernel import (
+    AbstractKernel,
+    KernelHints,
+    SumKernel,
+    kernel_hints,
+    kernel_quadrature,
+    measure_norm,
+)
 from recollect.targets._kernel_file import read_kernel
 from recollect.targets._shapes import (
     Airy,
@@ -17,7 +24,6 @@ from recollect.targets._shapes import (
     PowerLaw,
     SampledKernel,
     StretchedExponential,
-    SumKernel,
     TemplateKernel,
     exponential_sum,
 )
@@ -31,6 +37,7 @@ __all__ = [
     "Bump",
     "Delay",
     "ExpressionKernel",
+    "KernelHints",
     "LorenzNinetySix",
     "PowerLaw",
     "SampledKernel",
@@ -42,6 +49,7 @@ __all__ = [
     "WienerTeacher",
     "exponential_sum",
     "expression_functions",
+    "kernel_hints",
     "kernel_quadrature",
     "measure_norm",
     "parse_kernel",

@@ -19,6 +19,7 @@ from recollect._core._functional import AbstractLinearFunctional
 from recollect._core._types import Array, KernelValues, Lags
 from recollect.targets._kernel import (
     AbstractKernel,
+    SumKernel,
     laplace_by_quadrature,
     on_lags,
     step_by_quadrature,
@@ -29,7 +30,6 @@ from recollect.targets._shapes import (
     Bump,
     PowerLaw,
     StretchedExponential,
-    SumKernel,
     exponential_sum,
 )
 

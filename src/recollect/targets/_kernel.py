@@ -73,22 +73,16 @@ class AbstractKernel(AbstractLinearFunctional):
         return causal_convolution(kernel_integrals(np.asarray(steps)), values)
 
     def __add__(self, other: Any) -> AbstractKernel:
-        from recollect.targets._shapes import SumKernel
-
         if not isinstance(other, AbstractLinearFunctional):
             return NotImplemented
         return SumKernel((self, other), (1.0, 1.0))
 
     def __radd__(self, other: Any) -> AbstractKernel:
-        from recollect.targets._shapes import SumKernel
-
         if not isinstance(other, AbstractLinearFunctional):
             return NotImplemented
         return SumKernel((other, self), (1.0, 1.0))
 
     def __mul__(self, factor: Any) -> AbstractKernel:
-        from recollect.targets._shapes import SumKernel
-
         if isinstance(factor, bool) or not isinstance(factor, (int, float, np.number)):
             return NotImplemented
         return SumKernel((self,), (float(factor),))
@@ -100,11 +94,123 @@ class AbstractKernel(AbstractLinearFunctional):
         return self * -1.0
 
     def __sub__(self, other: Any) -> AbstractKernel:
-        from recollect.targets._shapes import SumKernel
-
         if not isinstance(other, AbstractLinearFunctional):
             return NotImplemented
         return SumKernel((self, other), (1.0, -1.0))
+
+
+class SumKernel(AbstractKernel):
+    """A weighted sum of kernels, `ρ = Σ_i weight_i ρ_i`; `+`, `-` and `*` make it.
+
+    Args:
+        terms: linear functionals of equal shape; sums among them are opened.
+        weights: one number each, default ones.
+    """
+
+    terms: tuple[AbstractLinearFunctional, ...]
+    weights: tuple[float, ...]
+
+    def __init__(self, terms: Any, weights: Any = None):
+        terms = tuple(terms)
+        if not terms:
+            raise invalid("terms", "at least one kernel", "none")
+        weights = tuple(1.0 for _ in terms) if weights is None else tuple(weights)
+        if len(weights) != len(terms):
+            raise invalid("weights", f"{len(terms)} weights, one per term", len(weights))
+        flat_terms: list[AbstractLinearFunctional] = []
+        flat_weights: list[float] = []
+        for term, weight in zip(terms, weights, strict=True):
+            weight = require_number("weights", weight)
+            if isinstance(term, SumKernel):
+                flat_terms.extend(term.terms)
+                flat_weights.extend(weight * w for w in term.weights)
+            elif isinstance(term, AbstractLinearFunctional):
+                flat_terms.append(term)
+                flat_weights.append(weight)
+            else:
+                raise wrong_type("terms", "linear functionals", type(term).__name__)
+        first = flat_terms[0]
+        for term in flat_terms:
+            if (term.n_inputs, term.n_outputs) != (first.n_inputs, first.n_outputs):
+                raise invalid("terms", "kernels of equal shape (out, in)", "different ones")
+            if getattr(term, "dt", None) is not None:
+                raise invalid(
+                    "terms",
+                    "continuous-time kernels",
+                    f"{type(term).__name__} in discrete time",
+                    "add their outputs instead",
+                )
+        self.terms = tuple(flat_terms)
+        self.weights = tuple(flat_weights)
+
+    @property
+    def n_inputs(self) -> int:
+        return self.terms[0].n_inputs
+
+    @property
+    def n_outputs(self) -> int:
+        return self.terms[0].n_outputs
+
+    @property
+    def support(self) -> float:
+        return max(kernel_hints(term).support for term in self.terms)
+
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        hints = [kernel_hints(term) for term in self.terms]
+        points = {b for h in hints for b in h.breakpoints}
+        points.update(h.support for h in hints if math.isfinite(h.support))
+        return tuple(sorted(points))
+
+    @property
+    def timescale(self) -> float:
+        scales = sorted(kernel_hints(term).timescale for term in self.terms)
+        return scales[len(scales) // 2]
+
+    @property
+    def is_completely_monotone(self) -> bool | None:
+        known = [getattr(term, "is_completely_monotone", None) for term in self.terms]
+        if len(self.terms) == 1 and self.weights[0] > 0:
+            return known[0]
+        return True if all(known) and min(self.weights) >= 0 else None
+
+    def kernel(self, lags: Lags) -> KernelValues:
+        """Returns `Σ weight ρ_i` at `lags`, shape (lag, out, in)."""
+        return on_lags(
+            lags, "SumKernel", lambda t: self._sum([term.kernel(t) for term in self.terms])
+        )
+
+    def step_response(self, lags: Lags) -> KernelValues:
+        """Returns the sum of the step responses, shape (lag, out, in)."""
+        return on_lags(
+            lags, "SumKernel", lambda t: self._sum([term.step_response(t) for term in self.terms])
+        )
+
+    def laplace(self, s: Any, *, derivative: int = 0) -> Array:
+        """Returns the sum of the Laplace transforms, shape (point, out, in)."""
+        points = require_points(s, derivative, "SumKernel")
+        return self._sum([term.laplace(points, derivative=derivative) for term in self.terms])
+
+    def exact_norm(self, norm: str) -> float | None:
+        """Returns a norm in closed form for one term; sums are measured by quadrature."""
+        if len(self.terms) == 1 and isinstance(self.terms[0], AbstractKernel):
+            exact = self.terms[0].exact_norm(norm)
+            return None if exact is None else abs(self.weights[0]) * exact
+        return None
+
+    def _sum(self, values: list[Any]) -> np.ndarray:
+        result = self.weights[0] * np.asarray(values[0])
+        for weight, value in zip(self.weights[1:], values[1:], strict=True):
+            result = result + weight * np.asarray(value)
+        return result
+
+
+def require_number(argument: str, value: Any) -> float:
+    """Returns `value` as a float if it is one finite number."""
+    number = host_float64(argument, value, owner="a kernel")
+    if number.ndim:
+        raise wrong_type(argument, "one number", f"an array of shape {number.shape}")
+    return float(number)
 
 
 def on_lags(lags: Any, owner: str, function: Callable[[np.ndarray], np.ndarray]) -> KernelValues:
@@ -441,7 +547,12 @@ class KernelHints(eqx.Module):
 
 
 def kernel_hints(functional: AbstractLinearFunctional) -> KernelHints:
-    """Returns what a functional tells about its kernel: support, breakpoints, timescale, step."""
+    """Returns what a functional tells about its kernel: support, breakpoints, timescale, step.
+
+    Args:
+        functional: anything with a kernel; what it does not state is the widest there is, and its
+            typical lag that of its rates.
+    """
     step = getattr(functional, "dt", None)
     breakpoints = tuple(getattr(functional, "breakpoints", ()))
     support = float(getattr(functional, "support", math.inf))
@@ -536,6 +647,7 @@ __all__ = [
     "AbstractKernel",
     "KernelHints",
     "Lags",
+    "SumKernel",
     "kernel_hints",
     "kernel_quadrature",
     "measure_norm",

@@ -24,19 +24,12 @@ from recollect._core._types import Array, KernelValues, Lags, Output, Signal
 from recollect.targets._kernel import (
     AbstractKernel,
     as_scalar_kernel,
-    kernel_hints,
     laplace_by_quadrature,
     on_lags,
+    require_number,
     require_points,
     step_by_quadrature,
 )
-
-
-def _require_number(argument: str, value: Any) -> float:
-    number = host_float64(argument, value, owner="a kernel")
-    if number.ndim:
-        raise wrong_type(argument, "one number", f"an array of shape {number.shape}")
-    return float(number)
 
 
 def _not_finite_in(norm: str, why: str) -> ValueError:
@@ -68,7 +61,7 @@ class PowerLaw(AbstractKernel):
     def __init__(self, *, exponent: float, scale: float = 1.0, amplitude: float = 1.0):
         self.exponent = require_positive("exponent", exponent)
         self.scale = require_positive("scale", scale)
-        self.amplitude = _require_number("amplitude", amplitude)
+        self.amplitude = require_number("amplitude", amplitude)
 
     n_inputs = 1
     n_outputs = 1
@@ -182,8 +175,8 @@ class Airy(AbstractKernel):
 
     def __init__(self, *, scale: float = 1.0, shift: float = 0.0, amplitude: float = 1.0):
         self.scale = require_positive("scale", scale)
-        self.shift = _require_number("shift", shift)
-        self.amplitude = _require_number("amplitude", amplitude)
+        self.shift = require_number("shift", shift)
+        self.amplitude = require_number("amplitude", amplitude)
 
     n_inputs = 1
     n_outputs = 1
@@ -250,9 +243,9 @@ class Bump(AbstractKernel):
     height: float
 
     def __init__(self, *, delay: float, width: float = 1.0, height: float = 1.0):
-        self.delay = _require_number("delay", delay)
+        self.delay = require_number("delay", delay)
         self.width = require_positive("width", width)
-        self.height = _require_number("height", height)
+        self.height = require_number("height", height)
 
     n_inputs = 1
     n_outputs = 1
@@ -382,7 +375,7 @@ class Box(AbstractKernel):
         self.stop = require_positive("stop", stop)
         if self.stop <= self.start:
             raise invalid("stop", f"a lag above start = {self.start:g}", f"{self.stop:g}")
-        self.height = _require_number("height", height)
+        self.height = require_number("height", height)
 
     n_inputs = 1
     n_outputs = 1
@@ -472,7 +465,7 @@ class StretchedExponential(AbstractKernel):
     def __init__(self, *, exponent: float, timescale: float = 1.0, amplitude: float = 1.0):
         self.exponent = require_positive("exponent", exponent)
         self.timescale = require_positive("timescale", timescale)
-        self.amplitude = _require_number("amplitude", amplitude)
+        self.amplitude = require_number("amplitude", amplitude)
 
     n_inputs = 1
     n_outputs = 1
@@ -752,112 +745,6 @@ class SampledKernel(AbstractKernel):
         return index, np.clip(share, 0.0, 1.0)
 
 
-class SumKernel(AbstractKernel):
-    """A weighted sum of kernels, `ρ = Σ_i weight_i ρ_i`; `+`, `-` and `*` make it.
-
-    Args:
-        terms: linear functionals of equal shape; sums among them are opened.
-        weights: one number each, default ones.
-    """
-
-    terms: tuple[AbstractLinearFunctional, ...]
-    weights: tuple[float, ...]
-
-    def __init__(self, terms: Any, weights: Any = None):
-        terms = tuple(terms)
-        if not terms:
-            raise invalid("terms", "at least one kernel", "none")
-        weights = tuple(1.0 for _ in terms) if weights is None else tuple(weights)
-        if len(weights) != len(terms):
-            raise invalid("weights", f"{len(terms)} weights, one per term", len(weights))
-        flat_terms: list[AbstractLinearFunctional] = []
-        flat_weights: list[float] = []
-        for term, weight in zip(terms, weights, strict=True):
-            weight = _require_number("weights", weight)
-            if isinstance(term, SumKernel):
-                flat_terms.extend(term.terms)
-                flat_weights.extend(weight * w for w in term.weights)
-            elif isinstance(term, AbstractLinearFunctional):
-                flat_terms.append(term)
-                flat_weights.append(weight)
-            else:
-                raise wrong_type("terms", "linear functionals", type(term).__name__)
-        first = flat_terms[0]
-        for term in flat_terms:
-            if (term.n_inputs, term.n_outputs) != (first.n_inputs, first.n_outputs):
-                raise invalid("terms", "kernels of equal shape (out, in)", "different ones")
-            if getattr(term, "dt", None) is not None:
-                raise invalid(
-                    "terms",
-                    "continuous-time kernels",
-                    f"{type(term).__name__} in discrete time",
-                    "add their outputs instead",
-                )
-        self.terms = tuple(flat_terms)
-        self.weights = tuple(flat_weights)
-
-    @property
-    def n_inputs(self) -> int:
-        return self.terms[0].n_inputs
-
-    @property
-    def n_outputs(self) -> int:
-        return self.terms[0].n_outputs
-
-    @property
-    def support(self) -> float:
-        return max(kernel_hints(term).support for term in self.terms)
-
-    @property
-    def breakpoints(self) -> tuple[float, ...]:
-        hints = [kernel_hints(term) for term in self.terms]
-        points = {b for h in hints for b in h.breakpoints}
-        points.update(h.support for h in hints if math.isfinite(h.support))
-        return tuple(sorted(points))
-
-    @property
-    def timescale(self) -> float:
-        scales = sorted(kernel_hints(term).timescale for term in self.terms)
-        return scales[len(scales) // 2]
-
-    @property
-    def is_completely_monotone(self) -> bool | None:
-        known = [getattr(term, "is_completely_monotone", None) for term in self.terms]
-        if len(self.terms) == 1 and self.weights[0] > 0:
-            return known[0]
-        return True if all(known) and min(self.weights) >= 0 else None
-
-    def kernel(self, lags: Lags) -> KernelValues:
-        """Returns `Σ weight ρ_i` at `lags`, shape (lag, out, in)."""
-        return on_lags(
-            lags, "SumKernel", lambda t: self._sum([term.kernel(t) for term in self.terms])
-        )
-
-    def step_response(self, lags: Lags) -> KernelValues:
-        """Returns the sum of the step responses, shape (lag, out, in)."""
-        return on_lags(
-            lags, "SumKernel", lambda t: self._sum([term.step_response(t) for term in self.terms])
-        )
-
-    def laplace(self, s: Any, *, derivative: int = 0) -> Array:
-        """Returns the sum of the Laplace transforms, shape (point, out, in)."""
-        points = require_points(s, derivative, "SumKernel")
-        return self._sum([term.laplace(points, derivative=derivative) for term in self.terms])
-
-    def exact_norm(self, norm: str) -> float | None:
-        """Returns a norm in closed form for one term; sums are measured by quadrature."""
-        if len(self.terms) == 1 and isinstance(self.terms[0], AbstractKernel):
-            exact = self.terms[0].exact_norm(norm)
-            return None if exact is None else abs(self.weights[0]) * exact
-        return None
-
-    def _sum(self, values: list[Any]) -> np.ndarray:
-        result = self.weights[0] * np.asarray(values[0])
-        for weight, value in zip(self.weights[1:], values[1:], strict=True):
-            result = result + weight * np.asarray(value)
-        return result
-
-
 class TemplateKernel(AbstractKernel):
     """The memory target `ρ(t) = amplitude ρ_0((t - delay)/width)`: any template at any delay.
 
@@ -883,7 +770,7 @@ class TemplateKernel(AbstractKernel):
         self.function = function
         self.delay = require_nonnegative("delay", delay)
         self.width = require_positive("width", width)
-        self.amplitude = _require_number("amplitude", amplitude)
+        self.amplitude = require_number("amplitude", amplitude)
         _require_sub_gaussian(function)
 
     n_inputs = 1
@@ -1092,7 +979,6 @@ __all__ = [
     "PowerLaw",
     "SampledKernel",
     "StretchedExponential",
-    "SumKernel",
     "TemplateKernel",
     "exponential_sum",
 ]

@@ -114,6 +114,7 @@ def test_fixed_readout_gets_no_gradient():
             "did you mean 'tanh'",
         ),
         (lambda: models.GRU(np.ones((6, 1)), np.ones((5, 2))), "state_weights"),
+        (lambda: models.activate("tahn", SIGNAL), "did you mean 'tanh'"),
         (lambda: models.Stack([]), "at least one layer"),
         (
             lambda: models.Stack(

@@ -82,7 +82,7 @@ class DecayingRNN(AbstractRecurrent):
 
     def step(self, state: Any, value: Any, *, dt: float) -> Any:
         """Returns the state after one Euler step."""
-        from recollect.models._activation import activate
+        from recollect.models import activate
 
         rate = self.reparam.forward(self.weights)
         drive = self.U @ value + self.bias
@@ -98,7 +98,7 @@ class DecayingRNN(AbstractRecurrent):
         import jax
         import jax.numpy as jnp
 
-        from recollect.models._activation import activate
+        from recollect.models import activate
 
         rates = self.reparam.forward(jnp.asarray(self.weights))
         drive = jnp.asarray(signal) @ self.U.T + self.bias
