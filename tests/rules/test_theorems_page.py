@@ -1,4 +1,4 @@
-"""The page of theorems is complete: every proved function has a row, every row a test that exists."""
+"""The page of theorems is complete: every proved function has a row, every row tests that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "theorems.md"
-N_CLAIMS = 67
+N_CLAIMS = 68
 ROOMS = ("memory", "approximation", "training", "stability", "convergence")
 
 
@@ -43,6 +43,16 @@ def test_every_row_names_a_function_and_a_test_that_exist(row):
     for path, test in places:
         source = (ROOT / path).read_text("utf-8")
         assert re.search(rf"def {test}\(", source), f"{path} has no {test}"
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0][:60])
+def test_every_row_that_assumes_something_has_a_control(row):
+    claim, assumptions, _, _, source = row
+    if assumptions not in ("–", ""):
+        assert "; control: " in claim, "say what becomes of the claim where the assumption fails"
+    assert assumptions, "a dash where nothing is assumed"
+    assert claim[0] == claim[0].upper(), "claims are sentences"
+    assert source
 
 
 def test_no_claim_is_lost():
