@@ -253,8 +253,9 @@ def bound_stable_radius(law: MemoryLaw) -> float:
     Returns:
         A rate in 1/unit; NaN where the law is undecided or its parameters are not known.
 
-    Assumptions: those of Theorem 3.9 (bounded weights, W¹ norm, uniformly decaying perturbed
-    memories), and that the law named is the true one.
+    Assumptions: those of Theorem 3.9 (tanh or hardtanh, or activations like them near 0; W¹ norm;
+    decaying memory, bounded weights, uniformly decaying perturbed memories), and that the law named
+    is the true one.
     """
     if law.law == "undecided":
         return math.nan
