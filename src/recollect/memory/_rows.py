@@ -47,27 +47,25 @@ class ExplicitRows:
         output: which output.
         past: standardised input before each record, shape (in,).
         timescales: of the transient exponentials in steps (empty: starts at rest).
-        n_skipped: leading steps of every record whose outputs are left out.
     """
 
     def __init__(
-        self,
-        records: list[Record],
-        output: int,
-        past: np.ndarray,
-        timescales: np.ndarray,
-        n_skipped: int = 0,
+        self, records: list[Record], output: int, past: np.ndarray, timescales: np.ndarray
     ):
         self.n_inputs = records[0].inputs.shape[1]
         self.records, self.past = records, past
         self.output, self.timescales = output, timescales
+        self.skip(0)
+
+    def skip(self, n_skipped: int) -> None:
+        """Leaves out the outputs of the first steps of every record, and takes all others."""
         self.times, self.values, self.bases, self.from_bases = [], [], [], []
-        for record in records:
-            seen = np.isfinite(record.outputs[:, output]) & (record.times > n_skipped)
+        for record in self.records:
+            seen = np.isfinite(record.outputs[:, self.output]) & (record.times > n_skipped)
             times = record.times[seen]
             self.times.append(times)
-            self.values.append(record.outputs[seen, output])
-            columns = np.exp(-times[:, None] / timescales[None, :])
+            self.values.append(record.outputs[seen, self.output])
+            columns = np.exp(-times[:, None] / self.timescales[None, :])
             basis, from_basis = _independent(columns)
             self.bases.append(basis)
             self.from_bases.append(from_basis)
@@ -156,6 +154,12 @@ class ExplicitRows:
 
     def nuisance_fit(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> NuisanceFit:
         """Returns offset and transients for the kernel values `mean`."""
+        return self._fit(edges, mean, correlation)[0]
+
+    def _fit(
+        self, edges: np.ndarray, mean: np.ndarray, correlation: float
+    ) -> tuple[NuisanceFit, list[np.ndarray]]:
+        """Returns offset and transients, and the residuals of every record that has rows."""
         size = len(mean) + 2
         gram = np.zeros((size, size))
         parts = list(self._whitened(edges, correlation))
@@ -187,9 +191,8 @@ class ExplicitRows:
             transients[k] = from_basis @ solved[index]
             residuals.append(values - design @ mean - offset - basis @ solved[index])
             index += 1
-        self.residuals = residuals
         everything = np.concatenate(self.values)
-        return NuisanceFit(
+        fit = NuisanceFit(
             offset=float(offset),
             offset_variance=float(1 / own),
             offset_slope=slope,
@@ -197,31 +200,28 @@ class ExplicitRows:
             residual_variance=float(np.mean(np.concatenate(residuals) ** 2)),
             output_variance=float(everything.var()),
         )
-
-    def skip(self, n_skipped: int) -> None:
-        """Leaves out the first rows of every record."""
-        self.__init__(self.records, self.output, self.past, self.timescales, n_skipped)
+        return fit, residuals
 
     def head_residuals(
         self, edges: np.ndarray, mean: np.ndarray, correlation: float
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns times and residuals of the first rows of every record."""
-        self.nuisance_fit(edges, mean, correlation)
+        _, residuals = self._fit(edges, mean, correlation)
         kept = [times for times in self.times if len(times)]
-        return list(zip(kept, self.residuals, strict=True))
+        return list(zip(kept, residuals, strict=True))
 
     def sample(
         self, edges: np.ndarray, mean: np.ndarray, correlation: float
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns inputs and, if regularly sampled, residuals (NaN where missing) of a record."""
-        self.nuisance_fit(edges, mean, correlation)
+        _, residuals = self._fit(edges, mean, correlation)
         kept = [k for k, times in enumerate(self.times) if len(times)]
         best = max(range(len(kept)), key=lambda i: len(self.times[kept[i]]))
         record, times = self.records[kept[best]], self.times[kept[best]]
         if not record.is_regular:
             return record.inputs, None
         residual = np.full(len(record.inputs), np.nan)
-        residual[times.astype(int) - 1] = self.residuals[best]
+        residual[times.astype(int) - 1] = residuals[best]
         return record.inputs, residual
 
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray:
@@ -229,11 +229,11 @@ class ExplicitRows:
 
         For finding structure finer than the bins; residuals go to the nearest grid time.
         """
-        self.nuisance_fit(edges, mean, correlation)
+        _, residuals = self._fit(edges, mean, correlation)
         n_lags = int(edges[-1])
         total = np.zeros((n_lags, self.n_inputs))
         kept = [(r, t) for r, t in zip(self.records, self.times, strict=True) if len(t)]
-        for (record, times), residual in zip(kept, self.residuals, strict=True):
+        for (record, times), residual in zip(kept, residuals, strict=True):
             grid = np.zeros(len(record.inputs))
             np.add.at(grid, np.clip(np.rint(times).astype(int) - 1, 0, len(grid) - 1), residual)
             n = 1 << int(np.ceil(np.log2(2 * len(grid))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import scipy.fft
 import scipy.linalg
@@ -10,13 +12,34 @@ import scipy.signal
 from recollect.memory._evidence import NormalEquations
 from recollect.memory._rows import NuisanceFit, lag_bin_rows, without_offset
 
+# Rows at the start of a record from which a sample is drawn.
+_N_SAMPLED = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """Some rows of a record, with the inputs that they remember.
+
+    Args:
+        start: number of the first row.
+        origin: number of the first input; zeros precede it, or inputs beyond the longest lag.
+        inputs: up to the last row, shape (time, in).
+        extra: output, one and transients of the rows, shape (row, column).
+    """
+
+    start: int
+    origin: int
+    inputs: np.ndarray
+    extra: np.ndarray
+
 
 class RunningSums:
     """Lagged products of one record, and the few rows at which they are not Toeplitz.
 
     With zeros outside the record, `Σ_k z_k z_kᵀ` of the lag-bin rows z depends on lag differences
     only: box sums of autocorrelations give it for any bins. Rows beyond the end and pairs of rows
-    with a missing output are subtracted one by one, which makes the sums exact.
+    with a missing output are subtracted one by one, which makes the sums exact. Memory grows with
+    the number of gaps, by the longest lag each, and not with the length of the record.
 
     Args:
         n_lags: longest lag kept.
@@ -37,7 +60,7 @@ class RunningSums:
         self.tail = np.zeros((0, n_inputs))
         self.previous = np.zeros((1, self.n_extra))
         self.missing: list[np.ndarray] = []
-        self.windows: list[tuple[int, int, int, np.ndarray, np.ndarray]] = []
+        self.windows: list[_Window] = []
         self.n_skipped = 0
         self.sum = self.square = 0.0
         self._cached: tuple[np.ndarray, tuple[np.ndarray, ...]] | None = None
@@ -75,15 +98,40 @@ class RunningSums:
         self.cross[:, :, 0] += followed.T @ inputs
         self.plain += extra.T @ extra
         self.shifted += extra.T @ followed
-        if absent.any() or first < self.n_keep:
-            # The inputs behind these rows are needed again, to take the rows out.
-            self.missing.append(first + np.flatnonzero(absent))
-            self.windows.append(
-                (first - 1, first + n, first - lead, joined, np.concatenate([self.previous, extra]))
-            )
+        self._keep(first + np.flatnonzero(absent), joined, np.concatenate([self.previous, extra]))
         self.tail, self.previous = joined[-self.n_keep :].copy(), extra[-1:].copy()
         self.n_time += n
         self._cached = None
+
+    def _keep(self, absent: np.ndarray, inputs: np.ndarray, extra: np.ndarray) -> None:
+        # Pairs with a missing output are taken out again: their rows, and the first of a record.
+        first, last = self.n_time, self.n_time + len(extra) - 1
+        if self.missing and self.missing[-1][-1] == first - 1:
+            absent_near = np.concatenate([[first - 1], absent])
+        else:
+            absent_near = absent
+        wanted = np.unique(absent_near[:, None] + np.arange(-1, 2))
+        wanted = np.union1d(wanted, np.arange(first, max(_N_SAMPLED, self.n_keep + 2)))
+        wanted = wanted[(wanted >= max(first - 1, 0)) & (wanted < last)]
+        for rows in np.split(wanted, np.flatnonzero(np.diff(wanted) > self.n_keep) + 1):
+            if len(rows):
+                start, stop, oldest = int(rows[0]), int(rows[-1]) + 1, last - len(inputs)
+                origin = max(start - self.n_keep, oldest)
+                kept = inputs[origin - oldest : stop - oldest]
+                own = extra[start - first + 1 : stop - first + 1]
+                self.windows.append(_Window(start, origin, kept.copy(), own.copy()))
+        if len(absent):
+            self.missing.append(absent)
+
+    def _windows_of(self, numbers: np.ndarray):
+        """Yields the windows that hold some of the rows, and which rows those are."""
+        starts = np.array([window.start for window in self.windows])
+        place = np.searchsorted(starts, numbers, side="right") - 1
+        for k in np.unique(place[place >= 0]):
+            window = self.windows[k]
+            here = (place == k) & (numbers < window.start + len(window.extra))
+            if here.any():
+                yield window, here
 
     @property
     def absent(self) -> np.ndarray:
@@ -100,12 +148,10 @@ class RunningSums:
         """Returns explicit rows (lag bins, output, one, transients) for some row numbers."""
         result = np.zeros((len(numbers), (len(edges) - 1) * self.n_inputs + self.n_extra))
         past = np.zeros(self.n_inputs)
-        for low, high, origin, inputs, extra in self.windows:
-            here = (numbers >= max(low + 1, 0)) & (numbers < high)
-            if here.any():
-                at = (numbers[here] - origin + 1).astype(np.float64)
-                result[here, : -self.n_extra] = lag_bin_rows(inputs, at, edges, past)
-                result[here, -self.n_extra :] = extra[numbers[here] - low]
+        for window, here in self._windows_of(numbers):
+            at = (numbers[here] - window.origin + 1).astype(np.float64)
+            result[here, : -self.n_extra] = lag_bin_rows(window.inputs, at, edges, past)
+            result[here, -self.n_extra :] = window.extra[numbers[here] - window.start]
         last = numbers == self.n_time - 1
         if last.any():
             result[last, : -self.n_extra] = self._beyond(edges, 0, 1)
@@ -119,17 +165,15 @@ class RunningSums:
             direction[: -self.n_extra].reshape(-1, self.n_inputs), np.diff(edges), axis=0
         )
         seen = np.zeros(len(numbers), dtype=bool)
-        for low, high, origin, inputs, extra in self.windows:
-            here = (numbers >= max(low + 1, 0)) & (numbers < high)
-            if here.any():
-                at = numbers[here]
-                first = max(int(at.min()) - origin - len(steps), 0)
-                piece = inputs[first : int(at.max()) - origin + 1]
-                result[here] = extra[at - low] @ direction[-self.n_extra :]
-                for a in range(self.n_inputs):
-                    response = scipy.signal.fftconvolve(piece[:, a], steps[:, a])
-                    result[here] += response[at - origin - first]
-                seen |= here
+        for window, here in self._windows_of(numbers):
+            at = numbers[here] - window.origin
+            first = max(int(at.min()) - len(steps), 0)
+            piece = window.inputs[first : int(at.max()) + 1]
+            result[here] = window.extra[numbers[here] - window.start] @ direction[-self.n_extra :]
+            for a in range(self.n_inputs):
+                response = scipy.signal.fftconvolve(piece[:, a], steps[:, a])
+                result[here] += response[at - first]
+            seen |= here
         if not seen.all():
             result[~seen] = self.rows(numbers[~seen], edges) @ direction
         return result
@@ -332,13 +376,12 @@ class SummedRows:
         fit = self.nuisance_fit(edges, mean, correlation)
         k = int(np.argmax([s.n_time for s in self.sums]))
         s = self.sums[k]
-        _, high, _, inputs, _ = s.windows[0]
-        n = min(high, 20_000)
+        n = min(len(s.windows[0].extra), _N_SAMPLED)
         direction = np.concatenate([-mean, [1.0, -fit.offset], -fit.transients[k]])
         residual = s.combine(np.arange(n), edges, direction)
         absent = s.absent
         residual[absent[absent < n]] = np.nan
-        return inputs[:n], residual
+        return s.windows[0].inputs[:n], residual
 
     def score(self, edges: np.ndarray, mean: np.ndarray, correlation: float) -> np.ndarray:
         """Returns the residual's correlation with the input at every lag, shape (lag, in)."""
