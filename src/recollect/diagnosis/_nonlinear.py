@@ -49,10 +49,10 @@ class RemainderSection:
             if found is None:
                 lines.append(f"remainder{of}: not judged ({self.status.message})")
                 continue
-            left = f"{100 * found.share:.2g} % of the variance{of} is not linear"
+            left = f"the network leaves {100 * found.share:.3g} % of the variance{of}"
             if found.verdict == "nonlinearity":
                 lines.append(
-                    f"remainder: {left}; at least {100 * found.nonlinear_share:.2g} % is "
+                    f"remainder: {left}; at least {100 * found.nonlinear_share:.3g} % is "
                     f"nonlinearity (p = {found.p_value:.2g}): try --nonlinear"
                 )
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import time
 from collections.abc import Callable
 
@@ -265,7 +266,7 @@ def _seems_one_step_late(kernel: KernelEstimate) -> bool:
 
 
 def _warnings(kernel, laws, fits, data, width) -> tuple[Status, ...]:
-    found = [kernel.status, *kernel.warnings]
+    found = [_by_name(status, data) for status in (kernel.status, *kernel.warnings)]
     for name, law in zip(data.output_names, laws, strict=True):
         for status in (law.verdict, law.status, *law.warnings):
             several = len(laws) > 1 and not status.is_ok
@@ -277,6 +278,15 @@ def _warnings(kernel, laws, fits, data, width) -> tuple[Status, ...]:
                 reached = f"{name}: {len(fit.networks)} of the {width} units asked for"
                 found.append(Status("width_beyond_rank", reached))
     return tuple(dict.fromkeys(s for s in found if not s.is_ok))
+
+
+def _by_name(status: Status, data: Measurements) -> Status:
+    """Returns a status of the estimate, which counts channels, with their names."""
+    message = status.message
+    for word, names in (("input", data.input_names), ("output", data.output_names)):
+        for channel, name in enumerate(names):
+            message = re.sub(rf"\b{word} {channel}\b", lambda _, n=name: n, message)
+    return Status(status.code, message)
 
 
 def _sorted(found: list[Status]) -> tuple[Status, ...]:

@@ -127,6 +127,25 @@ class ParameterisationAdvice:
             "status": self.status.record(),
         }
 
+    def headline(self) -> str:
+        """Returns the advice in one short line."""
+        if self.law == "none" or self.recommended is None or self.direct is None:
+            return self._remedy()
+        if self.recommended is self.direct:
+            return "train the rates themselves: no other parameterisation is safer here"
+        far = (
+            "the weights may then move"
+            if self.direct.radius <= 0
+            else f"the weights may then move {_number(self.recommended.radius / self.direct.radius)} "
+            "times as far as the rates themselves"
+        )
+        return f"train {_NAMES[self.recommended.reparam]}{self._readin_words()}: {far}"
+
+    def _readin_words(self) -> str:
+        if self.recommended is None or self.recommended.readin != "normalised":
+            return ""
+        return " and multiply each unit's input by its rate"
+
     def _finding(self) -> str:
         if self.law == "none":
             return "nothing of the past input is remembered, so no weight can make it unstable"
@@ -164,9 +183,6 @@ class ParameterisationAdvice:
         if best is direct:
             return "the direct parameterisation is as good as any here"
         times = best.radius / direct.radius if direct.radius > 0 else math.inf
-        readin = (
-            " and multiply each unit's input by its rate" if best.readin == "normalised" else ""
-        )
         end = (
             "no change makes it unstable"
             if math.isinf(best.unstable_from)
@@ -174,7 +190,7 @@ class ParameterisationAdvice:
         )
         far = f", {_number(times)} times as far" if times > 1.05 else ""
         return (
-            f"train {_NAMES[best.reparam]}{readin}: then the weights may move by "
+            f"train {_NAMES[best.reparam]}{self._readin_words()}: then the weights may move by "
             f"{_number(best.radius)}{far}, and {end}"
         )
 

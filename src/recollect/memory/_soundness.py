@@ -29,7 +29,7 @@ def check_excitation(inputs: np.ndarray) -> Status | None:
         if n_changes < min(_FEWEST_CHANGES, len(x) // 4):
             return Status(
                 "input_not_exciting",
-                f"input {channel} changes {n_changes} time(s) in {len(x)} samples",
+                f"input {channel} has {n_changes} changes in {len(x)} samples",
             )
         centred = x - x.mean()
         n_lags = min(_N_LAGS, len(x) // 4)

@@ -41,8 +41,11 @@ def draw_memory(diagnosis: Diagnosis) -> Figure:
     with _svg.style():
         figure = _svg.figure(height=0.5 + 2.2 * len(pairs))
         axes = np.atleast_1d(figure.subplots(len(pairs), 1, sharex=True))
-        lags, values, errors = kernel.lags, kernel.kernel, kernel.kernel_stderr
-        fitted = diagnosis.network.network.kernel(lags)
+        # What is estimated are averages over bins of lags: those of the network stand beside them.
+        edges, values, errors = kernel.edges, kernel.kernel, kernel.kernel_stderr
+        lags, widths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+        steps = np.asarray(diagnosis.network.network.step_response(edges))
+        fitted = np.diff(steps, axis=0) / widths[:, None, None]
         for axis, (o, i) in zip(axes, pairs, strict=True):
             mean, band = values[:, o, i], 1.645 * errors[:, o, i]
             t, low, high, net, mid = _svg.thin(
@@ -54,7 +57,7 @@ def draw_memory(diagnosis: Diagnosis) -> Figure:
             axis.axhline(0, color=MUTED, lw=0.6)
             axis.set_title(f"{data.input_names[i]} → {data.output_names[o]}")
             axis.set_xlim(0, _shown_lags(diagnosis))
-            _mark_horizon(axis, diagnosis.laws[o], lags[-1])
+            _mark_horizon(axis, diagnosis.laws[o], edges[-1])
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
         axes[-1].set_xlabel(f"lag [{data.unit}]")
     return figure
@@ -63,6 +66,7 @@ def draw_memory(diagnosis: Diagnosis) -> Figure:
 def draw_width(diagnosis: Diagnosis) -> Figure:
     """Draws the error and its proved lower bound against width, for the slowest output."""
     curve = diagnosis.widths[diagnosis.slowest_law]
+    names = diagnosis.measurements.output_names
     with _svg.style():
         figure = _svg.figure(height=2.9)
         axis = figure.subplots()
@@ -75,15 +79,12 @@ def draw_width(diagnosis: Diagnosis) -> Figure:
             if np.isfinite(shown).any():
                 axis.semilogy(curve.widths, shown, marker, color=colour, ms=4, label=label)
         if curve.noise > 0:
-            axis.axhline(curve.noise, color=THIRD, lw=1, ls=":", label="noise of the estimate")
-        axis.axvline(curve.recommended, color=MUTED, lw=0.8, ls="--")
-        axis.annotate(
-            f" recommended: {curve.recommended}",
-            (curve.recommended, 0.98),
-            xycoords=("data", "axes fraction"),
-            va="top",
-            color=INK,
-        )
+            axis.axhline(curve.noise, color=THIRD, lw=1, ls=":", label="noise of that limit")
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high * (high / low) ** 0.15)  # room for the words
+        _mark(axis, curve.recommended, f"recommended: {curve.recommended}", INK)
+        if len(names) > 1:
+            axis.set_title(names[diagnosis.slowest_law])
         axis.set_xlabel("width (hidden units)")
         axis.set_ylabel("kernel error, l1 norm")
         figure.legend(loc="outside upper right", ncols=3)
@@ -115,14 +116,7 @@ def draw_timescales(diagnosis: Diagnosis) -> Figure:
                     alpha=0.7,
                 )
         for where, label in ((data.dt, "step"), (data.dt * len(data.inputs), "record")):
-            axis.axvline(where, color=MUTED, lw=0.8, ls="--")
-            axis.annotate(
-                f" {label}",
-                (where, 0.95),
-                xycoords=("data", "axes fraction"),
-                va="top",
-                color=MUTED,
-            )
+            _mark(axis, where, label)
         axis.set_yticks([])
         axis.grid(visible=False, axis="y")
         axis.spines["left"].set_visible(False)
@@ -177,14 +171,23 @@ def _shown_lags(diagnosis: Diagnosis) -> float:
 
 
 def _mark_horizon(axis, law, last: float) -> None:
+    marks: dict[float, str] = {}
     for name in ("t50", "t95"):
         where = getattr(law, name).value
         if np.isfinite(where) and where <= last:
-            axis.axvline(where, color=MUTED, lw=0.8, ls="--")
-            axis.annotate(
-                f" {name}",
-                (where, 0.98),
-                xycoords=("data", "axes fraction"),
-                color=MUTED,
-                va="top",
-            )
+            marks[where] = f"{marks[where]}, {name}" if where in marks else name
+    for where, names in marks.items():
+        _mark(axis, where, names)
+
+
+def _mark(axis, where: float, words: str, color: str = MUTED) -> None:
+    axis.axvline(where, color=MUTED, lw=0.8, ls="--")
+    axis.annotate(
+        words,
+        (where, 1.0),
+        xytext=(4, -3),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        va="top",
+        color=color,
+    )

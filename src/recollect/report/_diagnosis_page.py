@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from recollect import models
-from recollect.diagnosis import Diagnosis
+from recollect.diagnosis import Diagnosis, Measurements, Score
 from recollect.diagnosis._outputs import whole_directory
+from recollect.memory import LagInterval, MemoryLaw
 from recollect.report import _diagnosis_figures as figures
 from recollect.report._svg import svg
 
@@ -81,7 +82,8 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
                 "width",
                 "Kernel error and its lower bound against network width",
                 "Distance between the estimated kernel and the best network found, and the proved "
-                "limit (Hankel singular values) that no network of that width beats.",
+                "limit (Hankel singular values) that no network of that width beats. Where the limit falls "
+                "to its own noise, more units would fit noise.",
             ),
             _width_table(diagnosis),
         ),
@@ -147,16 +149,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     data, law = diagnosis.measurements, diagnosis.laws[diagnosis.slowest_law]
+    t50, t90, t95 = (_with_interval(law, name, data) for name in ("t50", "t90", "t95"))
+    name = data.output_names[diagnosis.slowest_law]
+    of, this = ("", "") if len(data.output_names) == 1 else (f"{name}, the longest: ", f"{name}: ")
     facts = [
         ("data", _data_words(diagnosis)),
-        (
-            "memory",
-            f"{_law_name(law.law)}; 95 % of it lies within {_with_interval(law, 't95', data.unit)}",
-        ),
-        (
-            "",
-            f"t50 = {_with_interval(law, 't50', data.unit)}, t90 = {_with_interval(law, 't90', data.unit)}",
-        ),
+        ("memory", f"{of}{_law_name(law.law)}; 95 % of it lies within {t95}"),
+        ("", f"t50 = {t50}, t90 = {t90}"),
         (
             "linear",
             f"a linear map explains {_percent(float(np.mean(diagnosis.kernel.explained_variance)))} of the output",
@@ -164,7 +163,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ("width", _width_fact(diagnosis)),
         (
             "network",
-            f"slowest time scale {number(1 / diagnosis.rates.real.min())} {data.unit}, "
+            f"slowest time scale {_lag(1 / diagnosis.rates.real.min(), data.unit)}, "
             f"{number(diagnosis.rates.real.min())} per {data.unit} from the stability boundary",
         ),
     ]
@@ -177,7 +176,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         facts.append(
             (
                 "test",
-                f"RMSE {number(test.score.rmse)} ({_percent(test.score.explained_variance)} explained) "
+                f"RMSE {number(test.score.rmse)} ({_explained(test.score)}) "
                 f"by free simulation of {test.record}; {peers}",
             )
         )
@@ -185,10 +184,9 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     for line in [line for section in sections if section for line in section.summary()]:
         label, colon, text = line.partition(": ")
         facts.append((label, text) if colon and " " not in label else ("", line.strip()))
-    for label, text in zip(("stability", ""), diagnosis.stability.summary(), strict=True):
-        facts.append((label, text))
+    facts.append(("stability", this + diagnosis.stability.headline()))
     if diagnosis.forecast is not None:
-        facts.append(("training", diagnosis.forecast.summary()[0]))
+        facts.append(("training", this + diagnosis.forecast.summary()[0]))
     facts.append(("verdict", str(diagnosis.status)))
     return facts
 
@@ -196,6 +194,11 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
 def _width_fact(diagnosis: Diagnosis) -> str:
     reason = diagnosis.widths[diagnosis.slowest_law].reason
     recommended = diagnosis.recommended_width
+    names = diagnosis.measurements.output_names
+    if len(names) > 1:
+        shares = zip(names, diagnosis.widths, strict=True)
+        parts = ", ".join(f"{curve.recommended} for {name}" for name, curve in shares)
+        reason = f"{parts} (each output has units of its own)"
     if diagnosis.width == recommended:
         return f"{_units(recommended)}: {reason}"
     return f"{_units(diagnosis.width)} as asked, {recommended} recommended: {reason}"
@@ -258,9 +261,13 @@ def _training_parts(diagnosis: Diagnosis) -> list[str]:
 def _cards(diagnosis: Diagnosis) -> str:
     data, law = diagnosis.measurements, diagnosis.laws[diagnosis.slowest_law]
     test = diagnosis.test
+    of = "" if len(data.output_names) == 1 else f" of {data.output_names[diagnosis.slowest_law]}"
+    found = any(curve.status.code != "noise_limited" for curve in diagnosis.widths)
     cards = [
-        (f"{number(law.t95.value)} {data.unit}", "memory: 95 % lies within"),
-        (_law_name(law.law), "law of the memory"),
+        (_lag(law.t95.value, data.unit), f"memory{of}: 95 % lies within")
+        if found
+        else ("none found", "memory above the noise"),
+        (_law_name(law.law), f"law of the memory{of}"),
         (
             _percent(float(np.mean(diagnosis.kernel.explained_variance))),
             "of the output is a linear map of the input",
@@ -271,7 +278,7 @@ def _cards(diagnosis: Diagnosis) -> str:
         cards.append(
             (
                 number(test.score.rmse),
-                f"test RMSE ({_percent(test.score.explained_variance)} explained)",
+                f"test RMSE ({_explained(test.score)})",
             )
         )
     return "".join(
@@ -284,7 +291,7 @@ def _data_words(diagnosis: Diagnosis) -> str:
     observed = data.n_observed
     seen = "" if observed == len(data.inputs) else f", {observed} with outputs"
     start = f", from {data.origin[:10]}" if data.origin else ""
-    return f"{len(data.inputs)} samples every {number(data.dt)} {data.unit}{seen}{start}"
+    return f"{len(data.inputs)} samples every {_lag(data.dt, data.unit)}{seen}{start}"
 
 
 def _memory_words(diagnosis: Diagnosis) -> str:
@@ -306,7 +313,7 @@ def _quantile_table(diagnosis: Diagnosis) -> str:
             lag = getattr(law, q)
             rows += (
                 f"<tr><td>{html.escape(name)}: {q[1:]} % of the memory</td>"
-                f"<td>{number(lag.value)}</td><td>{number(lag.lower)} to {number(lag.upper)}</td></tr>"
+                f"<td>{number(lag.value)}</td><td>{_interval(lag, data)}</td></tr>"
             )
     head = f"<tr><th>within a lag of</th><th>[{html.escape(data.unit)}]</th><th>90 % interval</th></tr>"
     return _table(head, rows)
@@ -336,7 +343,7 @@ def _network_words(diagnosis: Diagnosis) -> str:
     rate, unit = float(diagnosis.rates.real.min()), diagnosis.measurements.unit
     return _paragraph(
         f"A linear recurrent network of {_units(diagnosis.width)}. Its slowest unit forgets at "
-        f"{number(rate)} per {unit} (time scale {number(1 / rate)} {unit}): so far may a rate move in "
+        f"{number(rate)} per {unit} (time scale {_lag(1 / rate, unit)}): so far may a rate move in "
         "training before the network becomes unstable."
     )
 
@@ -384,9 +391,26 @@ def _law_name(law: str) -> str:
     }.get(law, law)
 
 
-def _with_interval(law, name: str, unit: str) -> str:
+def _lag(value: float, unit: str) -> str:
+    is_word = unit in ("step", "time unit") and value != 1
+    return f"{number(value)} {unit}{'s' if is_word else ''}"
+
+
+def _with_interval(law: MemoryLaw, name: str, data: Measurements) -> str:
     lag = getattr(law, name)
-    return f"{number(lag.value)} {unit} ({number(lag.lower)} to {number(lag.upper)})"
+    return f"{_lag(lag.value, data.unit)} ({_interval(lag, data)})"
+
+
+def _interval(lag: LagInterval, data: Measurements) -> str:
+    # What is longer than the record was extrapolated: the number would say more than is known.
+    beyond = lag.upper > data.dt * len(data.inputs)
+    return f"{number(lag.lower)} to {'beyond the record' if beyond else number(lag.upper)}"
+
+
+def _explained(score: Score) -> str:
+    if score.explained_variance < 0:
+        return "worse than a constant"
+    return f"{_percent(score.explained_variance)} explained"
 
 
 def _percent(share: float | None) -> str:
