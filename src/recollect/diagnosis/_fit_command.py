@@ -14,7 +14,7 @@ import numpy as np
 
 from recollect._core import _json
 from recollect._core._check import invalid, require_choice, require_count, require_positive
-from recollect.diagnosis._table import missing_file
+from recollect._core._table import missing_file
 
 if TYPE_CHECKING:
     from recollect.approximation import ExponentialSum

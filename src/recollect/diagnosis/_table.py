@@ -24,12 +24,10 @@ from recollect._core._table import (
     is_number,
     is_units_row,
     kind_of,
-    missing_file,
     read_arrays,
     read_rows,
 )
 
-__all__ = ["missing_file"]
 GAPS = ("refuse", "interpolate", "split")
 _UNITS = {
     "ns": 1e-9,
