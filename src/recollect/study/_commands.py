@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,8 @@ def run_command(
             f"{study.name}: {completion.n_run} of {completion.n_trials} trials run in "
             f"{completion.seconds:.1f} s, {completion.n_failed} failed"
         )
+        if completion.n_failed:
+            _print_first_failure(path, file if ledger is None else ledger)
         print_verdicts(verdicts)
         typer.echo(f"ledger: {path}")
     if completion.n_failed or not all(verdict.status.is_ok for verdict in verdicts):
@@ -84,7 +87,7 @@ def status_command(source: _Source, ledger: _Ledger = None, as_json: _Json = Fal
     path = _ledger_of(source, ledger)
     with Ledger(path, must_exist=True) as book:
         name, counts, seconds = book.description().get("name", ""), book.count(), book.seconds()
-        failed = [] if not counts.get("failed") else _failed_trials(book)
+        failed = list(_failed_trials(book)) if counts.get("failed") else []
     if as_json:
         record = {"study": name, "counts": counts, "seconds": seconds, "failed": failed}
         _print_json("recollect.study_status", record)
@@ -92,14 +95,14 @@ def status_command(source: _Source, ledger: _Ledger = None, as_json: _Json = Fal
     words = ", ".join(f"{number} {key.replace('_', ' ')}" for key, number in counts.items())
     typer.echo(f"{name}: {words} ({seconds:.1f} s of computing)")
     for entry in failed[:10]:
-        typer.echo(f"  failed: {entry['parameters']} seed {entry['seed']}: {entry['message']}")
+        typer.echo(_failure(entry))
     if len(failed) > 10:
         typer.echo(f"  and {len(failed) - 10} more (--json lists them)")
 
 
 @study_app.command("results")
 def results_command(source: _Source, ledger: _Ledger = None, as_json: _Json = False) -> None:
-    """Print one line per trial; arrays are left to `export`."""
+    """Print one line per trial; arrays are left to `export --out FILE.nc`."""
     from recollect.study import Ledger
 
     path = _ledger_of(source, ledger)
@@ -132,14 +135,23 @@ def results_command(source: _Source, ledger: _Ledger = None, as_json: _Json = Fa
 @study_app.command("export")
 def export_command(
     source: _Source,
-    out: Annotated[Path, typer.Option("--out", help="results.nc (everything) or results.csv.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="results.nc (everything) or results.csv (no arrays).")
+    ],
     ledger: _Ledger = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier file.")] = False,
 ) -> None:
     """Write the results as NetCDF or CSV."""
-    from recollect.study import export
+    from recollect.study import Ledger, export
 
-    typer.echo(str(export(_ledger_of(source, ledger), out, overwrite=force)))
+    path = _ledger_of(source, ledger)
+    typer.echo(str(export(path, out, overwrite=force)))
+    if out.suffix == ".csv":
+        with Ledger(path, must_exist=True) as book:
+            names = book.array_names()
+        if names:
+            left_out = f"{', '.join(names)}: arrays are left out of a .csv; export to .nc for them"
+            typer.echo(f"note: {left_out}", err=True)
 
 
 def take_the_process(workers: int, scheduler: str | None) -> None:
@@ -149,17 +161,35 @@ def take_the_process(workers: int, scheduler: str | None) -> None:
 
 
 def _ledger_of(source: Path, ledger: Path | None) -> Path:
-    if ledger is not None:
-        return ledger
-    return source.with_suffix(".sqlite") if source.suffix == ".py" else source
+    if source.suffix != ".py":
+        return ledger or source
+    from recollect.study import Ledger, load_study
+
+    path = ledger or source.with_suffix(".sqlite")
+    with Ledger(path, must_exist=True) as book:
+        book.require_study(load_study(source).name)
+    return path
 
 
-def _failed_trials(book: Any) -> list[dict[str, Any]]:
-    return [
+def _failed_trials(book: Any) -> Iterator[dict[str, Any]]:
+    return (
         {"parameters": row.parameters, "seed": row.seed, "message": row.status.message}
         for row in book.rows(with_arrays=False)
         if row.status.code == "failed"
-    ]
+    )
+
+
+def _failure(entry: dict[str, Any]) -> str:
+    return f"  failed: {entry['parameters']} seed {entry['seed']}: {entry['message']}"
+
+
+def _print_first_failure(path: Path, source: Path) -> None:
+    from recollect.study import Ledger
+
+    with Ledger(path, must_exist=True) as book:
+        typer.echo(_failure(next(iter(_failed_trials(book)))))
+    command = f"recollect study status {shlex.quote(str(source))}"
+    typer.echo(f"  see `{command}`; `run --retry` runs failed trials again")
 
 
 def print_verdicts(verdicts: Any) -> None:

@@ -376,6 +376,21 @@ class Ledger:
             row = self._db.execute("SELECT text FROM description").fetchone()
             return json.loads(row[0]) if row else {}
 
+    def require_study(self, name: str) -> None:
+        """Does nothing if the ledger is new or holds the study of this name.
+
+        Raises:
+            ValueError: if it holds another one.
+        """
+        held = self.description()
+        if held.get("name", name) != name:
+            raise unusable(
+                f"one of study {name!r}",
+                f"{str(self.path)!r}, which holds study {held['name']!r} "
+                f"(function {held.get('function')})",
+                "give another file (--ledger); this one is untouched",
+            )
+
     def plan(self) -> list[str]:
         """Returns the ids of the planned trials, in the order of the grid."""
         with self._plain_errors():
@@ -443,13 +458,35 @@ class Ledger:
                     arrays=self._load_arrays(row[8], row[9]),
                 )
 
+    def array_names(self) -> list[str]:
+        """Returns the names of the arrays that the planned trials returned.
+
+        Raises:
+            ValueError: if a file of arrays is missing or damaged.
+        """
+        query = (
+            "SELECT arrays, arrays_file FROM plan JOIN trial ON plan.trial = trial.id "
+            "WHERE COALESCE(arrays, arrays_file) IS NOT NULL ORDER BY position"
+        )
+        names: dict[str, None] = {}
+        with self._plain_errors():
+            for content, name in self._db.execute(query):
+                with self._open_arrays(content, name) as archive:
+                    names.update(dict.fromkeys(archive.files))
+        return list(names)
+
     def _load_arrays(self, content: bytes | None, name: str | None) -> dict[str, np.ndarray]:
         if content is None and name is None:
             return {}
+        with self._open_arrays(content, name) as archive:
+            return dict(archive)
+
+    @contextlib.contextmanager
+    def _open_arrays(self, content: bytes | None, name: str | None) -> Iterator[Any]:
         try:
             source = io.BytesIO(content) if content is not None else self.arrays_folder / str(name)
             with np.load(source, allow_pickle=False) as archive:
-                return dict(archive)
+                yield archive
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise unusable(
                 "intact arrays",

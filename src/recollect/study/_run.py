@@ -71,7 +71,8 @@ def run(
             standard error if that is a terminal.
 
     Raises:
-        ValueError: for a study, grid or ledger that cannot be used; before any trial runs.
+        ValueError: for a study, grid or ledger that cannot be used, such as one that holds another
+            study (by name); before any trial runs.
         BlockingIOError: if another driver runs this study.
         OSError: if the disk is full.
 
@@ -90,6 +91,7 @@ def run(
     started = time.perf_counter()
     execute = _choose_executor(study, n_workers, scheduler)
     with Ledger(ledger) as book:
+        book.require_study(study.name)
         book.acquire()
         book.describe(describe(study), (trial.id for trial in study.trials()))
         missing = book.missing(retry_failed=retry_failed)
@@ -132,10 +134,14 @@ def judge(study: Study, ledger: str | Path) -> tuple[Verdict, ...]:
     """Returns the verdict on each claim of a study.
 
     A claim is undecided while trials it may rest on are missing, failed or not finite.
+
+    Raises:
+        ValueError: if the ledger holds another study.
     """
     if not study.claims:
         return ()
     with Ledger(ledger, must_exist=True) as book:
+        book.require_study(study.name)
         counts, seconds = book.count(), book.seconds()
     held = book_gaps(counts)
     results = None if held else to_xarray(ledger)

@@ -61,8 +61,49 @@ def test_failed_trials_end_with_code_1(write_study):
     assert done.exit_code == 1
     assert "1 failed" in done.output
     assert "undecided" in done.output
-    assert "failed: {'a': 9, 'b': 0.5} seed 0: ValueError: nine" in call("status", file).output
+    said = "failed: {'a': 9, 'b': 0.5} seed 0: ValueError: nine"
+    assert said in done.output
+    assert f"see `recollect study status {file}`; `run --retry` runs failed" in done.output
+    assert said in call("status", file).output
     assert call("run", file, "--retry").exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["run", "status", "results", "export"])
+def test_a_ledger_of_another_study_is_refused_and_untouched(command, write_study, tmp_path):
+    call("run", write_study(BODY))
+    ledger = tmp_path / "a_study.sqlite"
+    before = ledger.read_bytes()
+    other = write_study(BODY.replace('"two"', '"three"'), "other.py")
+    more = ("--out", tmp_path / "r.nc") if command == "export" else ()
+    done = call(command, other, "--ledger", ledger, *more)
+    assert isinstance(done.exception, ValueError)
+    assert "expected one of study 'three'" in str(done.exception)
+    assert "holds study 'two' (function f); give another file (--ledger)" in str(done.exception)
+    assert ledger.read_bytes() == before
+    assert not list(tmp_path.glob("r.*"))
+    assert "2 planned, 0 missing, 0 superseded, 2 ok" in call("status", ledger).output
+
+
+def test_the_same_study_may_change_grid_and_revision(write_study, tmp_path):
+    call("run", write_study(BODY))
+    larger = write_study(BODY.replace("[1, 2]", "[1, 2, 3]"), "larger.py")
+    ledger = tmp_path / "a_study.sqlite"
+    assert "1 of 3 trials run" in call("run", larger, "--ledger", ledger).output
+    revised = write_study(
+        BODY.replace("f, product", "revision=2, function=f, grid=product"), "r.py"
+    )
+    assert "2 of 2 trials run" in call("run", revised, "--ledger", ledger).output
+    assert "3 superseded" in call("status", revised, "--ledger", ledger).output
+
+
+def test_a_table_says_which_arrays_it_leaves_out(write_study, tmp_path):
+    body = BODY.replace('{"v"', '{"n": [1.0, 2.0], "long": [0.5] * 10_000, "v"')
+    file = write_study(body)
+    call("run", file)
+    done = call("export", file, "--out", tmp_path / "r.csv")
+    assert done.stderr == "note: n, long: arrays are left out of a .csv; export to .nc for them\n"
+    assert done.stdout == f"{tmp_path / 'r.csv'}\n"
+    assert call("export", file, "--out", tmp_path / "r.nc").stderr == ""
 
 
 def test_a_claim_that_raises_ends_with_code_1(write_study):
