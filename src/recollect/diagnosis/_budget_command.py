@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from recollect._core import _json
 from recollect._core._check import (
     require_choice,
     require_count,
@@ -15,7 +15,6 @@ from recollect._core._check import (
     require_positive,
     require_probability,
 )
-from recollect._core._json import finite_or_null
 
 if TYPE_CHECKING:
     from recollect._core._status import Status
@@ -75,6 +74,11 @@ class BudgetReport:
         """True when the answer zero already leaves less than what was asked for, on the example."""
         return self.run_horizon == self.horizon and self.risk >= self.certificate.initial_risk
 
+    @property
+    def run_is_smaller(self) -> bool:
+        """True when the run has fewer sequences, or shorter ones, than were asked for."""
+        return (self.run_samples, self.run_horizon) != (self.n_samples, self.horizon)
+
     def summary(self) -> list[str]:
         """Returns one screen of text."""
         budget, bound = self.budget, self.certificate
@@ -93,8 +97,8 @@ class BudgetReport:
         side = "below" if self.gain < 1 else "above"
         lines += [
             f"  gain       {self.gain:.3g}, {side} the cutoff 1",
-            f"run: width {self.run_width}, {self.run_samples} sequences of {self.run_horizon}, "
-            f"{self.run_steps} steps of {bound.step_size:.3g}",
+            f"run: width {self.run_width}, {self.run_samples} sequences of {self.run_horizon} "
+            f"samples, {self.run_steps} steps of {bound.step_size:.3g}",
             f"  risk of the answer zero  {bound.initial_risk:.3g}",
             f"  measured                 {self.measured:.3g}",
             f"  bound for this run       {bound.bound:.3g}"
@@ -103,6 +107,11 @@ class BudgetReport:
             f"  with C's step and rate   {self.paper.paper_rate:.3g}"
             + ("" if self.paper.paper_rate < bound.initial_risk else " (vacuous)"),
         ]
+        if self.run_is_smaller:
+            lines.append(
+                f"note: {self.n_samples} sequences of {self.horizon} samples would take too long "
+                "here: the run and its bound are of a smaller problem"
+            )
         if self.guarantee_is_vacuous:
             lines.append(
                 f"note: the answer zero already leaves less than {self.risk:g} here; ask for less"
@@ -119,6 +128,8 @@ class BudgetReport:
             "version": 1,
             "unit": "1",
             "risk": self.risk,
+            "samples": self.n_samples,
+            "length": self.horizon,
             "width": self.budget.width,
             "steps": self.budget.n_steps if self.budget.width is not None else None,
             "learning_rate": self.budget.step_size,
@@ -141,7 +152,7 @@ class BudgetReport:
             },
             "status": self.status.record(),
         }
-        return finite_or_null(found)
+        return _json.finite_or_null(found)
 
 
 def plan_budget(
@@ -237,7 +248,7 @@ def plan_budget(
 
 def as_json(report: BudgetReport) -> str:
     """Returns the report as JSON text."""
-    return json.dumps(report.record(), indent=2, allow_nan=False, ensure_ascii=False)
+    return _json.as_json(report.record())
 
 
 def _count(value: int) -> str:

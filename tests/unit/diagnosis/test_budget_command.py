@@ -49,6 +49,19 @@ def test_text_fits_one_screen_and_shows_the_risk_of_zero(capsys):
     assert "risk of the answer zero" in out
     assert "bound / measured" in out
     assert "with C's step and rate" in out
+    assert "smaller problem" not in out
+
+
+def test_a_smaller_problem_than_was_asked_for_is_said_to_be_one(monkeypatch):
+    from recollect.diagnosis import _budget_command
+
+    monkeypatch.setattr(_budget_command, "_LARGEST_SAMPLES", 2)
+    report = _budget_command.plan_budget(risk=0.1, n_samples=4, horizon=3, nu=1.0)
+    note = "note: 4 sequences of 3 samples would take too long here: the run and its bound are"
+    assert note in "\n".join(report.summary())
+    assert "2 sequences of 3 samples" in "\n".join(report.summary())
+    record = report.record()
+    assert (record["samples"], record["length"], record["run"]["samples"]) == (4, 3, 2)
 
 
 def test_no_budget_beyond_the_cutoff_is_null(capsys):
