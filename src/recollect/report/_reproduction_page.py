@@ -15,7 +15,7 @@ from recollect._core._files import write_whole
 from recollect._core._json import as_json
 from recollect.report._diagnosis_page import number
 from recollect.report._svg import figure, style, svg
-from recollect.study import Reproduction, Study, Verdict, read_reproductions
+from recollect.study import Reproduction, Study, Verdict, catalogue_entry, read_reproductions
 from recollect.study._reproduce import verdict_record
 from recollect.study.catalogue import QUICK_SECONDS
 
@@ -161,8 +161,15 @@ def _drawn(entry: Reproduction) -> str:
         return note or _note(f"the figure was not drawn: {type(error).__name__}: {error}")
     return (
         f'{note}<figure><div class="plot">{plot}</div>'
-        f"<figcaption>{html.escape(entry.name)}</figcaption></figure>"
+        f"<figcaption>{html.escape(_caption(entry))}</figcaption></figure>"
     )
+
+
+def _caption(entry: Reproduction) -> str:
+    # The first sentence of the entry's file, without the place that the heading names.
+    sentence = " ".join((catalogue_entry(entry.name).__doc__ or "").split("\n\n")[0].split())
+    sentence = re.sub(r"^Papers? [^:]*: ", "", sentence)
+    return f"{entry.name}: {sentence[0].lower()}{sentence[1:]}" if sentence else entry.name
 
 
 def _note(message: str) -> str:

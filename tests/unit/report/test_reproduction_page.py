@@ -60,7 +60,7 @@ def draw(figure, results):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    module = types.ModuleType("a_drawn_entry")
+    module = types.ModuleType("a_drawn_entry", "Paper A, Figure 5: steeper <is>\nhigher.\n\nMore.")
     module.build_study, module.draw = build_study, draw  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "a_drawn_entry", module)
@@ -78,6 +78,7 @@ def test_every_claim_has_a_row_with_its_verdict(done):
     assert "Steep &lt;enough&gt;." in page
     assert "it is 0" in page
     assert "2 trials" in page
+    assert "<figcaption>parabola: steeper &lt;is&gt; higher.</figcaption>" in page
     assert not re.search(r'(src|href)="(?!#|data:)', page), "the page must need nothing else"
 
 
