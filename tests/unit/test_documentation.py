@@ -24,6 +24,9 @@ def run(page, wanted, monkeypatch, tmp_path):
     reader = types.ModuleType("a_readers_file")
     monkeypatch.setitem(sys.modules, "a_readers_file", reader)
     for block in blocks:
+        # A block that begins with the name of a file is that file, and nothing else.
+        if name := re.match(r"# (\w+\.py)\n", block):
+            (tmp_path / name[1]).write_text(block, "utf-8")
         if wanted(set(PEER.findall(block))):
             exec(compile(block, page, "exec"), reader.__dict__)
 
