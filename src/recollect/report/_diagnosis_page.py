@@ -5,12 +5,12 @@ from __future__ import annotations
 import html
 import importlib.metadata
 import importlib.resources
-import json
 from pathlib import Path
 
 import numpy as np
 
 from recollect import models
+from recollect._core._json import as_json
 from recollect.diagnosis import Diagnosis, Measurements, Score
 from recollect.diagnosis._outputs import whole_directory
 from recollect.memory import LagInterval, MemoryLaw
@@ -46,7 +46,7 @@ def write_diagnosis(
 
 def diagnosis_json(diagnosis: Diagnosis) -> str:
     """Returns the diagnosis as one JSON object, indented."""
-    return json.dumps(diagnosis.record(), indent=2, allow_nan=False, ensure_ascii=False)
+    return as_json(diagnosis.record())
 
 
 def diagnosis_summary(diagnosis: Diagnosis) -> str:
