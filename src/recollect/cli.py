@@ -191,6 +191,7 @@ def fit(
     table: Annotated[
         Path | None, typer.Option(help="Also write the sum as a Prony table (CSV).")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the table if it exists.")] = False,
     json: _Json = False,
 ) -> None:
     """Turn a memory kernel into the best network of a given width.
@@ -206,7 +207,7 @@ def fit(
     if table is not None:
         from recollect.diagnosis import _outputs
 
-        _outputs.plan_file(table, option="--table")
+        _outputs.plan_file(table, option="--table", force=force)
     with _progress(json) as progress:
         result = _fit_command.fit_text(
             kernel,
@@ -232,9 +233,12 @@ def measure(
             metavar="MODEL", help="module:attribute, file.py:attribute, or a saved model."
         ),
     ],
-    dt: Annotated[float, typer.Option(help="Time step of the model's signals.")] = 1.0,
+    dt: Annotated[
+        str, typer.Option(help="Time step of the model's signals: a number, or such as 5min.")
+    ] = "1",
     horizon: Annotated[
-        float | None, typer.Option(help="Longest lag; chosen from the time scales if not given.")
+        float | None,
+        typer.Option(help="Longest lag; if not given, one by which the memory is settled."),
     ] = None,
     inputs: Annotated[
         int | None, typer.Option(help="Input channels of a callable that does not say.")
@@ -248,19 +252,25 @@ def measure(
     largest_input: Annotated[
         float, typer.Option(help="Largest step tried in the search for the memory.")
     ] = 1e3,
+    settle: Annotated[
+        float | None,
+        typer.Option(
+            help="Silence before the probes; until at rest if not given, 0: from the start."
+        ),
+    ] = None,
     unit: Annotated[
         str | None,
-        typer.Option(help="Name of the unit of time; that of the saved model, or steps."),
+        typer.Option(help="Name of the unit of time; that of --dt or the saved model, or steps."),
     ] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="HTML page to write as well; must not exist.")
-    ] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write as well.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the page if it exists.")] = False,
     json: _Json = False,
 ) -> None:
     """Measure a model: memory, time scales, distance to instability.
 
     An existing file wins over a module. Takes our models, any NumPy callable (time, in) to (time,
-    out), and torch modules; a function without arguments is called to make the model.
+    out), and torch modules; a function without arguments is called to make the model: one that
+    builds a network and loads its weights, say.
 
     Example: recollect measure my_package.models:gru --trained-on 500
     """
@@ -269,26 +279,31 @@ def measure(
     if page is not None:
         from recollect.diagnosis import _outputs
 
-        _outputs.plan_file(page)
+        _outputs.plan_file(page, force=force)
     named = _measure_command.read_named(
-        model, dt=dt, horizon=horizon, trained_on=trained_on, largest_input=largest_input
+        model,
+        dt=dt,
+        unit=unit,
+        settle=settle,
+        horizon=horizon,
+        trained_on=trained_on,
+        largest_input=largest_input,
     )
     with _progress(json) as progress:
         report = _measure_command.measure_named(
             named,
-            dt=dt,
             horizon=horizon,
             n_inputs=inputs,
             trained_on=trained_on,
             normalisation=normalisation,
             largest_input=largest_input,
-            unit=unit,
+            settle=settle,
             progress=progress,
         )
     if page is not None:
         from recollect.report import write_model_page
 
-        write_model_page(report, page)
+        write_model_page(report, page, force=force)
     print(_measure_command.as_json(report) if json else "\n".join(report.summary()))
 
 

@@ -7,6 +7,11 @@ from pathlib import Path
 
 PARTIAL = ".partial"
 MODEL_SUFFIXES = (".safetensors", ".json")
+# What to do with weights whose network is known to the program that saved them alone.
+WEIGHTS_ALONE = (
+    "weights alone say no network: write a function that builds it, loads them and returns it, and "
+    "measure that, as in recollect measure my_file.py:make"
+)
 
 
 def model_files(path: str | os.PathLike[str]) -> tuple[Path, Path]:

@@ -10,6 +10,8 @@ _REMEDIES = {
     "ok": "",
     "undecided": "take more samples, a longer record or less noise, or accept that the data cannot tell",
     "record_too_short": "record for at least twice the memory, or state a horizon you can afford",
+    "horizon_too_short": "lengthen the horizon, or name the largest input that the model will meet: "
+    "--horizon, --largest-input",
     "input_not_exciting": "drive the system with a broad-band input (noise, a random staircase)",
     "output_drifts": "take the trend out of the output, or give what causes it as an input",
     "feedback_suspected": "measure in open loop, or treat the estimate as descriptive only",

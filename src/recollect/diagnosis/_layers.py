@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -17,9 +17,11 @@ from recollect._core._check import (
     invalid,
     require_choice,
     require_count,
+    require_nonnegative,
     require_positive,
     wrong_type,
 )
+from recollect._core._files import WEIGHTS_ALONE
 from recollect._core._functional import (
     AbstractFunctional,
     AbstractLinearFunctional,
@@ -60,6 +62,13 @@ _WIDEST_MATRIX = 512
 _SHORTEST, _LONGEST = 64, 4096
 _LONGEST_MAP = 256
 _N_ANGLES = 128
+# How far, in lags and in values, a horizon is lengthened where the memory is searched or exact.
+_LENGTHENED = 4
+_LONGEST_SEARCHED, _LONGEST_EXACT, _MOST_VALUES = 4096, 2**16, 2**22
+# Ends of the interval of t95 that still count as one number.
+_ONE_NUMBER = 1.5
+_N_SILENCE, _AT_REST = 512, 1e-4
+_UNIT_SIZE = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +131,16 @@ class LayerReport:
     status: Status
 
     @property
+    def is_settled(self) -> bool:
+        """Whether a longer horizon would leave t95 as it is: otherwise `reach` is a lower bound."""
+        return _is_settled(self.memory, self.law)
+
+    @property
     def reach(self) -> tuple[float, float, float]:
         """t50, t90, t95: from the law where one is decided, else seen in the window."""
         if _grows(self.memory):
             return math.inf, math.inf, math.inf
-        if self.law is not None and self.law.is_decided:
+        if self.is_settled and self.law is not None and self.law.is_decided:
             return self.law.t50.value, self.law.t90.value, self.law.t95.value
         return self.memory.t50, self.memory.t90, self.memory.t95
 
@@ -137,28 +151,40 @@ class ModelReport:
 
     Attributes:
         whole: the model from input to output.
+        unit_inputs: the same for inputs up to 1, the size of standardised ones; None where size
+            does not matter or `largest_input` is no larger.
         layers: its layers in order; empty if it is a single one.
         first_to_overflow: index of the layer whose fastest rate is closest to overflow in
             float32, None if no layer has rates.
         map: memory against start and lag, for models that are not time-homogeneous.
         trained_on: length of the training sequences, None if not given.
         dt: step.
-        horizon: longest lag asked for.
+        horizon: longest lag probed.
+        largest_input: largest size of the inputs that the supremum is taken over.
+        settle: silence before the probes; 0: from the model's own start.
+        time_to_rest: silence after which the model stands still; 0 if it starts at rest, inf if
+            it moved for all of the silence watched.
         unit: unit of time.
         status: `ok`, or what stands in the way.
         warnings: what else deserves a word.
+        notes: what was done unasked, in words.
     """
 
     whole: LayerReport
+    unit_inputs: LayerReport | None
     layers: tuple[LayerReport, ...]
     first_to_overflow: int | None
     map: MemoryMap | None
     trained_on: float | None
     dt: float
     horizon: float
+    largest_input: float
+    settle: float
+    time_to_rest: float
     unit: str
     status: Status
     warnings: tuple[Status, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def summary(self) -> list[str]:
         """Returns the report in about ten lines."""
@@ -167,14 +193,17 @@ class ModelReport:
         state = f", state of {whole.width}" if whole.width else ""
         lines = [
             f"model:        {whole.name}, {whole.n_inputs} -> {whole.n_outputs} channels{state}{weights}",
-            f"memory:       {_reach_words(whole, unit)}",
+            f"memory:       {_reach_words(whole, unit)}{self._sizes()}",
         ]
+        if self.unit_inputs is not None:
+            words = _reach_words(self.unit_inputs, unit)
+            lines.append(f"unit inputs:  {words}; inputs up to {_UNIT_SIZE:g}")
         if self.trained_on is not None:
             lines.append(f"training:     {self._training_words()}")
         if self.map is not None and not self.map.is_time_homogeneous:
             lines.append(
                 f"homogeneity:  memory depends on when the input came (by {self.map.spread:.0%} of "
-                "its largest); the largest over all is shown"
+                f"its largest); the largest over all is shown{self._rest_remedy()}"
             )
         spectra = [(place, r.spectrum) for place, r in enumerate(self.layers or (whole,))]
         spectra = [(place, s) for place, s in spectra if s is not None]
@@ -206,7 +235,7 @@ class ModelReport:
             lines.append(f"layer {place}:      {layer.name}; {_reach_words(layer, unit)}")
             if layer.margin is not None:
                 lines.append(f"{'':14}weights: {layer.margin.words()}")
-        lines += [f"note:         {warning}" for warning in self.warnings]
+        lines += [f"note:         {note}" for note in (*self.notes, *self.warnings)]
         lines.append(f"status:       {self.status}")
         return lines
 
@@ -219,7 +248,13 @@ class ModelReport:
                 "unit": self.unit,
                 "dt": self.dt,
                 "horizon": self.horizon,
+                "largest_input": self.largest_input,
+                "settle": self.settle,
+                "time_to_rest": self.time_to_rest,
                 "model": _record(self.whole, with_curve=True),
+                "unit_inputs": None
+                if self.unit_inputs is None
+                else _memory_record(self.unit_inputs, with_curve=False),
                 "layers": [_record(layer, with_curve=False) for layer in self.layers],
                 "first_to_overflow": self.first_to_overflow,
                 "time_homogeneous": None if self.map is None else self.map.is_time_homogeneous,
@@ -227,6 +262,7 @@ class ModelReport:
                 "remembers_beyond_training": self.remembers_beyond_training,
                 "status": self.status.record(),
                 "warnings": [w.record() for w in self.warnings],
+                "notes": list(self.notes),
             }
         )
 
@@ -235,6 +271,8 @@ class ModelReport:
         """Whether t95 lies beyond the training length; None if either is unknown."""
         reach = self.whole.reach[2]
         if self.trained_on is None or math.isnan(reach):
+            return None
+        if reach <= self.trained_on and not self.whole.is_settled:
             return None
         return reach > self.trained_on
 
@@ -246,10 +284,23 @@ class ModelReport:
             False: "its memory lies within what it was shown",
             None: "its memory has no end that can be compared",
         }[self.remembers_beyond_training]
+        least = "" if self.whole.is_settled else "at least "
         return (
-            f"trained on {self.trained_on:g} {self.unit}, remembers {reach:.4g} {self.unit} (t95): "
-            f"{verdict}"
+            f"trained on {self.trained_on:g} {self.unit}, remembers {least}{reach:.4g} {self.unit} "
+            f"(t95): {verdict}"
         )
+
+    def _sizes(self) -> str:
+        if not self.whole.memory.is_lower_estimate:
+            return ""
+        return f"; inputs up to {self.largest_input:g} (--largest-input)"
+
+    def _rest_remedy(self) -> str:
+        if self.time_to_rest <= self.settle:
+            return ""
+        if math.isinf(self.time_to_rest):
+            return "; it comes to no rest in silence (--settle, if a longer one would do)"
+        return f"; it starts out of rest: --settle {self.time_to_rest:g}"
 
 
 @on_one_thread
@@ -262,6 +313,7 @@ def measure_model(
     trained_on: float | None = None,
     normalisation: str = "gain",
     largest_input: float = 1e3,
+    settle: float | None = None,
     n_restarts: int = 2,
     unit: str = "steps",
     progress: Callable[[str], None] = lambda _: None,
@@ -275,13 +327,18 @@ def measure_model(
     Args:
         model: any functional, a NumPy callable (time, in) -> (time, out), or a torch module.
         dt: step.
-        horizon: longest lag; ten times the slowest time scale if omitted, at least 64 steps and at
-            most 4096.
+        horizon: longest lag. If omitted, ten times the slowest time scale at rest, at least 64
+            steps and at most 4096; where t95 is not settled by then, four times as long or more, if
+            a coarse look finds it settled within 4096 steps (2^16 where the memory is exact).
         n_inputs: input channels of a callable or module that does not say.
         trained_on: length of the training sequences, in the unit of dt.
         normalisation: of the memory function, see `memory.measure_memory`.
         largest_input: largest step tried; gated networks may hold on for long to inputs much
-            larger than any they will see.
+            larger than any they will see. Where it exceeds 1, the memory of inputs up to 1 is told
+            as well.
+        settle: silence before the probes, for models that do not start at rest. If omitted, the
+            time in which silence brings a model, or a layer alone, to rest: memory is a matter
+            between input and output, not of the start. 0 for the memory from the start on.
         n_restarts: rounds of ascent in the search for the supremum.
         unit: name of the unit of time.
         progress: told what is being done.
@@ -298,72 +355,115 @@ def measure_model(
         raise invalid("horizon", f"at least four steps, {4 * dt:g}", horizon)
     if trained_on is not None:
         trained_on = require_positive("trained_on", trained_on)
+    if settle is not None:
+        settle = require_nonnegative("settle", settle)
+    largest_input = require_positive("largest_input", largest_input)
     functional = _functional(model, n_inputs)
     dt = _own_step(functional, dt)
     parts = _parts(functional)
     progress("time scales")
     spectra = _spectra(parts, dt)
-    longest = max((_longest(s, dt) for s in spectra if s is not None), default=0.0)
+    time_to_rest = _time_to_rest(functional, dt)
+    settles = settle is None
+    settle = _silence(time_to_rest) if settle is None else settle
+    is_given = horizon is not None
     if horizon is None:
+        longest = max((_longest(s, dt) for s in spectra if s is not None), default=0.0)
         horizon = dt * float(np.clip(math.ceil(10 * longest / dt), _SHORTEST, _LONGEST))
-
     is_stack = len(parts) > 1
+    unstable = [s for s in spectra if s is not None and s.margin <= 0]
 
-    def report(name: str, part: AbstractFunctional, spectrum: Spectrum | None) -> LayerReport:
-        margin = None
-        if not (is_stack and part is functional):
-            progress(f"margin of {name}")
-            margin = measure_margin(part, dt=dt)
-        progress(f"memory of {name}")
+    def report(
+        part: AbstractFunctional,
+        spectrum: Spectrum | None,
+        *,
+        horizon: float,
+        silence: float,
+        largest: float = largest_input,
+        n_restarts: int = n_restarts,
+    ) -> LayerReport:
         profile = measure_memory(
             part,
             dt=dt,
             horizon=horizon,
             normalisation=normalisation,
             n_restarts=n_restarts,
-            magnitudes=largest_input * np.geomspace(1e-6, 1, 13),
+            magnitudes=_sizes(largest),
+            settle=silence,
         )
-        return _layer_report(name, part, profile, spectrum, margin)
+        return _layer_report(part, profile, spectrum)
 
+    def with_margin(layer: LayerReport, part: AbstractFunctional) -> LayerReport:
+        progress(f"margin of {layer.name}")
+        return dataclasses.replace(layer, margin=measure_margin(part, dt=dt))
+
+    progress(f"memory of {_name(functional)}")
     whole_spectrum = None if is_stack else spectra[0]
-    whole = report(_name(functional), functional, whole_spectrum)
-    layers = tuple(
-        report(_name(part), part, spectrum)
-        for part, spectrum in zip(parts, spectra, strict=True)
-        if is_stack
-    )
+    whole = report(functional, whole_spectrum, horizon=horizon, silence=settle)
+    if not (is_given or unstable) and _is_open(whole):
+        progress("longer horizons")
+        # The grid of sizes alone says for the price of a few probes which horizon may do.
+        for longer in _longer(whole, dt):
+            if not _is_open(report(functional, None, horizon=longer, silence=settle, n_restarts=0)):
+                horizon = longer
+                progress(f"memory of {whole.name} up to lag {horizon:g}")
+                whole = report(functional, whole_spectrum, horizon=horizon, silence=settle)
+                break
+    layers = []
+    for part, spectrum in zip(parts, spectra, strict=True) if is_stack else ():
+        progress(f"memory of {_name(part)}")
+        silence = _silence(_time_to_rest(part, dt)) if settles else settle
+        layer = report(part, spectrum, horizon=horizon, silence=silence)
+        layers.append(with_margin(layer, part))
+    if not is_stack:
+        whole = with_margin(whole, functional)
+    unit_inputs = None
+    if whole.memory.is_lower_estimate and largest_input > _UNIT_SIZE:
+        progress("memory of unit inputs")
+        unit_inputs = report(functional, None, horizon=horizon, silence=settle, largest=_UNIT_SIZE)
     memory_map = None
     if isinstance(functional, CausalAttention) or not isinstance(
         functional, (AbstractRecurrent, AbstractLinearFunctional)
     ):
         progress("dependence on the start")
-        memory_map = measure_memory_map(
-            functional,
-            dt=dt,
-            horizon=min(horizon, _LONGEST_MAP * dt),
-            n_starts=4,
-            magnitudes=largest_input * np.geomspace(1e-6, 1, 7),
-        )
+        n_lags = round((horizon if is_given else min(horizon, _LONGEST_MAP * dt)) / dt)
+
+        def map_of(largest: float) -> MemoryMap:
+            return measure_memory_map(
+                functional,
+                dt=dt,
+                horizon=n_lags * dt,
+                starts=settle + dt * np.linspace(0, n_lags, 4).round(),
+                magnitudes=_sizes(largest, 7),
+            )
+
+        memory_map = map_of(largest_input)
         if not memory_map.is_time_homogeneous and whole.status.is_ok:
             whole = _over_all_starts(whole, functional, memory_map)
+            if unit_inputs is not None:
+                unit_inputs = _over_all_starts(unit_inputs, functional, map_of(_UNIT_SIZE))
     rooms = [(s.float32_room, place) for place, s in enumerate(spectra) if s is not None]
-    unstable = [s for s in spectra if s is not None and s.margin <= 0]
     status = whole.status
-    if unstable and status.is_ok:
+    if unstable and status.code in ("ok", "horizon_too_short"):
         when = min(s.overflow_time for s in unstable)
         end = f"; float32 overflows after {when:.3g} {unit}" if math.isfinite(when) else ""
         status = Status("diverged", f"a layer at rest is unstable{end}")
     return ModelReport(
         whole=whole,
-        layers=layers,
+        unit_inputs=unit_inputs,
+        layers=tuple(layers),
         first_to_overflow=min(rooms)[1] if rooms else None,
         map=memory_map,
         trained_on=trained_on,
         dt=dt,
         horizon=horizon,
+        largest_input=largest_input,
+        settle=settle,
+        time_to_rest=time_to_rest,
         unit=unit,
         status=status,
         warnings=whole.memory.warnings,
+        notes=_notes_on_rest(time_to_rest, settle, dt, unit) if settles else (),
     )
 
 
@@ -450,7 +550,9 @@ def _functional(model: Any, n_inputs: int | None) -> AbstractFunctional:
             )
         return from_torch(model, n_inputs=n_inputs)
     if not callable(model):
-        raise wrong_type("model", "a functional, a callable or a module", type(model).__name__)
+        remedy = WEIGHTS_ALONE if isinstance(model, Mapping) else ""
+        kind = type(model).__name__
+        raise wrong_type("model", "a functional, a callable or a module", kind, remedy)
     asked = n_inputs or 1
     answer: Any = model(np.zeros((2, asked)))
     shape = np.shape(answer)
@@ -590,12 +692,69 @@ def _longest(spectrum: Spectrum, dt: float) -> float:
     return float(times.max(initial=dt))
 
 
+def _sizes(largest: float, n_sizes: int = 13) -> np.ndarray:
+    return largest * np.geomspace(1e-6, 1, n_sizes)
+
+
+def _time_to_rest(functional: AbstractFunctional, dt: float) -> float:
+    """Returns the silence after which the output stands still; 0 from the start on, inf if never."""
+    if isinstance(functional, AbstractLinearFunctional):
+        return 0.0
+    with np.errstate(all="ignore"):
+        output = np.asarray(functional(np.zeros((_N_SILENCE, functional.n_inputs)), dt=dt))
+    if not np.isfinite(output).all():
+        return math.inf
+    left = np.abs(output - output[-1]).max(axis=1)
+    if left.max() <= 1e-9 * np.abs(output).max():
+        return 0.0
+    place = int(np.flatnonzero(left > _AT_REST * left.max())[-1]) + 1
+    return place * dt if place <= _N_SILENCE // 2 else math.inf
+
+
+def _silence(time_to_rest: float) -> float:
+    return time_to_rest if math.isfinite(time_to_rest) else 0.0
+
+
+def _notes_on_rest(time_to_rest: float, settle: float, dt: float, unit: str) -> tuple[str, ...]:
+    if math.isinf(time_to_rest):
+        watched = _N_SILENCE * dt
+        return (f"in {watched:g} {unit} of silence it comes to no rest: probed from its start",)
+    if settle > 0:
+        return (f"it starts out of rest: probed after {settle:g} {unit} of silence (--settle)",)
+    return ()
+
+
+def _is_open(layer: LayerReport) -> bool:
+    profile = layer.memory
+    is_seen = profile.memory.any() and not _grows(profile)
+    return profile.status.is_ok and not (is_seen and layer.is_settled)
+
+
+def _longer(layer: LayerReport, dt: float) -> list[float]:
+    """Returns the horizons worth trying beyond that of a layer's memory."""
+    profile = layer.memory
+    most = _LONGEST_SEARCHED if profile.is_lower_estimate else _LONGEST_EXACT
+    most = min(most, _MOST_VALUES // (layer.n_inputs * layer.n_outputs))
+    n_lags, found = _LENGTHENED * round(profile.lags[-1] / dt + 0.5), []
+    while n_lags <= most:
+        found.append(n_lags * dt)
+        n_lags *= _LENGTHENED
+    return found
+
+
+def _is_settled(profile: MemoryProfile, law: MemoryLaw | None) -> bool:
+    if _grows(profile) or not profile.memory.any() or not profile.status.is_ok:
+        return True
+    is_forgotten = math.isfinite(profile.horizon)
+    if law is None:
+        return is_forgotten
+    if law.t95.upper > _ONE_NUMBER * max(law.t95.lower, profile.dt):
+        return False
+    return is_forgotten or law.t95.value <= 0.5 * profile.lags[-1]
+
+
 def _layer_report(
-    name: str,
-    part: AbstractFunctional,
-    profile: MemoryProfile,
-    spectrum: Spectrum | None,
-    margin: PerturbationMargin | None,
+    part: AbstractFunctional, profile: MemoryProfile, spectrum: Spectrum | None
 ) -> LayerReport:
     law, status = None, profile.status
     if status.is_ok and not _grows(profile) and profile.memory.any() and len(profile.lags) >= 4:
@@ -603,12 +762,15 @@ def _layer_report(
             law = estimate_law(profile, n_draws=64)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             status = Status("failed", f"no law could be fitted: {error}")
+    if status.is_ok and not _is_settled(profile, law):
+        end = f"not settled by lag {profile.lags[-1]:.4g}, t95 is at least {profile.t95:.3g}"
+        status = Status("horizon_too_short", end)
     width = 0
     if isinstance(part, AbstractRecurrent):
         width = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(part.initial_state()))
     arrays = [a for a in jax.tree.leaves(part) if isinstance(a, (np.ndarray, jax.Array))]
     return LayerReport(
-        name=name,
+        name=_name(part),
         n_inputs=part.n_inputs,
         n_outputs=part.n_outputs,
         width=width,
@@ -616,7 +778,7 @@ def _layer_report(
         memory=profile,
         law=law,
         spectrum=spectrum,
-        margin=margin,
+        margin=None,
         status=status,
     )
 
@@ -634,7 +796,8 @@ def _over_all_starts(
         convergence=None,
         warnings=(),
     )
-    return _layer_report(report.name, functional, profile, report.spectrum, report.margin)
+    found_there = _layer_report(functional, profile, report.spectrum)
+    return dataclasses.replace(found_there, margin=report.margin)
 
 
 def _name(part: AbstractFunctional) -> str:
@@ -652,17 +815,21 @@ def _reach_words(layer: LayerReport, unit: str) -> str:
     if _grows(layer.memory):
         return "grows with the lag: no end"
     if not layer.memory.memory.any():
-        return "none: the output does not depend on the input"
-    t50, t90, t95 = layer.reach
+        return f"none: no output depends on the input up to lag {layer.memory.lags[-1]:.4g}"
+    is_settled, least = layer.is_settled, "" if layer.is_settled else "≥ "
+    spans = zip(("t50", "t90", "t95"), layer.reach, strict=True)
+    reach = ", ".join(f"{name} {least}{lag:.3g}" for name, lag in spans)
     law = "no law" if layer.law is None else layer.law.law
+    law = law if is_settled else f"{law} so far"
     estimate = "lower estimate" if layer.memory.is_lower_estimate else "exact"
     horizon = layer.memory.horizon
-    end = (
-        f"not forgotten by {layer.memory.lags[-1]:.4g}"
-        if math.isinf(horizon)
-        else f"forgotten by {horizon:.4g}"
-    )
-    return f"t50 {t50:.3g}, t90 {t90:.3g}, t95 {t95:.3g} {unit}; {law}; {end} ({estimate})"
+    if math.isinf(horizon):
+        end = f"not forgotten by {layer.memory.lags[-1]:.4g}"
+    elif is_settled and horizon >= layer.reach[2]:
+        end = f"forgotten by {horizon:.4g}"
+    else:
+        end = f"below a thousandth of its largest from {horizon:.4g} on, with a long tail"
+    return f"{reach} {unit}; {law}; {end} ({estimate})"
 
 
 def _range(times: np.ndarray) -> str:
@@ -695,13 +862,14 @@ def _one(unit: str) -> str:
     return unit.removesuffix("s") if len(unit) > 1 else unit
 
 
-def _record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
+def _memory_record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
     t50, t90, t95 = layer.reach
     profile = layer.memory
     memory: dict[str, Any] = {
         "t50": t50,
         "t90": t90,
         "t95": t95,
+        "is_settled": layer.is_settled,
         "horizon": profile.horizon,
         "law": None if layer.law is None else layer.law.law,
         "family": None if layer.law is None else layer.law.family,
@@ -714,6 +882,10 @@ def _record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
         chosen = np.unique(np.linspace(0, len(profile.lags) - 1, 256).round().astype(int))
         memory["lags"] = profile.lags[chosen]
         memory["values"] = profile.memory[chosen]
+    return memory
+
+
+def _record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
     spectrum = layer.spectrum
     return {
         "name": layer.name,
@@ -721,7 +893,7 @@ def _record(layer: LayerReport, *, with_curve: bool) -> dict[str, Any]:
         "n_outputs": layer.n_outputs,
         "width": layer.width,
         "n_weights": layer.n_weights,
-        "memory": memory,
+        "memory": _memory_record(layer, with_curve=with_curve),
         "spectrum": None
         if spectrum is None
         else {

@@ -171,7 +171,9 @@ def _of_others(model: AbstractFunctional, dt: float) -> PerturbationMargin:
     arrays = [a for a in jax.tree.leaves(model) if isinstance(a, (np.ndarray, jax.Array))]
     n_weights = sum(int(np.size(a)) for a in arrays)
     if not arrays:
-        return _unknown("not known here: of torch, only a whole RNN, GRU or LSTM layer is read")
+        is_module = hasattr(getattr(model, "function", None), "state_dict")
+        read = "of torch, only a whole RNN, GRU or LSTM layer is read"
+        return _unknown(f"not known here: {read if is_module else 'a function does not show them'}")
     if n_weights > _MOST_WEIGHTS:
         return _unknown(f"not searched over {n_weights} weights")
     paths = np.random.default_rng(0).standard_normal((_N_PATHS, _LENGTH, model.n_inputs))

@@ -38,10 +38,16 @@ def plan_directory(directory: Path, *, force: bool) -> Path:
     return directory
 
 
-def plan_file(path: Path, *, option: str = "--page") -> Path:
-    """Returns `path` if a new file can be written there later; raises before any work otherwise."""
-    if path.exists():
-        raise invalid(option, "a new file", f"{str(path)!r}, which exists", "choose another name")
+def plan_file(path: Path, *, option: str = "--page", force: bool = False) -> Path:
+    """Returns `path` if a file can be written there later; raises before any work otherwise.
+
+    An existing one is refused, or, with `force`, to be replaced.
+    """
+    if path.exists() and not (force and path.is_file()):
+        remedy = "choose another name"
+        if path.is_file():
+            remedy += ", or replace it with --force"
+        raise invalid(option, "a new file", f"{str(path)!r}, which exists", remedy)
     parent = path.absolute().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise invalid(option, "a place that can be written", f"{str(path)!r}")

@@ -327,6 +327,7 @@ def _day_first(texts: list[str], label: str) -> bool:
 
 def convert_unit(values: np.ndarray, unit: str, wanted: str) -> np.ndarray:
     """Returns times in another unit; both must be units of physical time, or equal."""
+    unit, wanted = (_UNIT_NAMES.get(name, name) for name in (unit, wanted))
     if unit == wanted:
         return values
     if unit not in _UNITS or wanted not in _UNITS:

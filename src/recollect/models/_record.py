@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from recollect._core._check import did_you_mean, invalid, is_tracer, wrong_type
 from recollect._core._discretise import Euler, ZeroOrderHold
-from recollect._core._files import model_files, write_whole
+from recollect._core._files import WEIGHTS_ALONE, model_files, write_whole
 from recollect.models import (
     _affine,
     _attention,
@@ -270,4 +270,6 @@ def _damaged(path: pathlib.Path, reason: str) -> ValueError:
 
 def _missing(path: pathlib.Path, error: OSError) -> OSError:
     reason = error.strerror or str(error)
-    return type(error)(f"{path}: cannot be read ({reason}); a saved model is a pair of files")
+    text = f"{path}: cannot be read ({reason}); a saved model is a pair of files"
+    is_weights = path.suffix == ".json" and path.with_suffix(".safetensors").exists()
+    return type(error)(f"{text}; {WEIGHTS_ALONE}" if is_weights else text)

@@ -18,17 +18,18 @@ from recollect.report._diagnosis_page import number
 from recollect.report._svg import FIRST, MUTED, svg
 
 
-def write_model_page(report: ModelReport, path: str | Path) -> None:
+def write_model_page(report: ModelReport, path: str | Path, *, force: bool = False) -> None:
     """Writes the page, whole or not at all.
 
     Args:
         report: from `diagnosis.measure_model`.
         path: the file to write.
+        force: replace it if it exists.
 
     Raises:
-        ValueError: if the file exists, or cannot be written.
+        ValueError: if the file exists and is not to be replaced, or cannot be written.
     """
-    write_whole(plan_file(Path(path)), model_page(report).encode())
+    write_whole(plan_file(Path(path), force=force), model_page(report).encode())
 
 
 def model_page(report: ModelReport) -> str:
@@ -40,7 +41,8 @@ def model_page(report: ModelReport) -> str:
         f"<tr><td>{html.escape(label)}</td><td class=words>{html.escape(words)}</td></tr>"
         for label, words in _facts(report)
     )
-    notes = "".join(f'<div class="note">{html.escape(str(w))}</div>' for w in report.warnings)
+    said = (*report.notes, *report.warnings)
+    notes = "".join(f'<div class="note">{html.escape(str(w))}</div>' for w in said)
     if not report.status.is_ok:
         notes = f'<div class="note">{html.escape(str(report.status))}</div>' + notes
     drawn = svg(
@@ -82,10 +84,15 @@ def _cards(report: ModelReport) -> str:
     unit = report.unit
     layers = report.layers or (report.whole,)
     spectra = [layer.spectrum for layer in layers if layer.spectrum is not None]
+    least = "" if report.whole.is_settled else "≥ "
     cards = [
-        (f"{number(t95)} {unit}", "memory: 95 % lies within"),
-        (f"{number(t50)} {unit}", "half of it lies within"),
+        (f"{least}{number(t95)} {unit}", "memory: 95 % lies within"),
+        (f"{least}{number(t50)} {unit}", "half of it lies within"),
     ]
+    if report.unit_inputs is not None:
+        least = "" if report.unit_inputs.is_settled else "≥ "
+        lag = number(report.unit_inputs.reach[2])
+        cards.append((f"{least}{lag} {unit}", "95 %, of inputs up to 1"))
     if spectra:
         cards.append((number(min(s.margin for s in spectra)), "per step from instability"))
     radii = [m.radius for m in (layer.margin for layer in layers) if m and m.status.is_ok]
@@ -117,7 +124,8 @@ def _layers(report: ModelReport) -> str:
 
 def _layer_row(place: int, layer: LayerReport) -> str:
     spectrum, margin = layer.spectrum, layer.margin
-    cells = [f"{place}: {layer.name}", number(layer.reach[2])]
+    least = "" if layer.is_settled else "≥ "
+    cells = [f"{place}: {layer.name}", f"{least}{number(layer.reach[2])}"]
     cells += (
         ["–", "–"] if spectrum is None else [number(spectrum.slowest_rate), number(spectrum.margin)]
     )

@@ -221,8 +221,10 @@ def test_a_measured_kernel_becomes_a_prony_table(tmp_path, capsys):
         comments="",
     )
     options = ["--width", "2", "--norm", "l2", "--weights", "relative", "--positive", "--constant"]
+    written = ["--table", str(tmp_path / "prony.csv"), "--force"]
+    (tmp_path / "prony.csv").write_text("older")
     with pytest.raises(SystemExit) as done:
-        cli.main(["fit", str(tmp_path / "E.csv"), *options, "--table", str(tmp_path / "prony.csv")])
+        cli.main(["fit", str(tmp_path / "E.csv"), *options, *written])
     assert done.value.code == 0
     rows = np.loadtxt(tmp_path / "prony.csv", delimiter=",", comments=("#", "tau"))
     np.testing.assert_allclose(rows[:, 0], [0.1, 1e3], rtol=1e-3)

@@ -101,7 +101,7 @@ def test_what_is_unknown_says_why():
         return np.cumsum(u, axis=0) / np.arange(1, len(u) + 1)[:, None]
 
     report = measure_model(running_mean, horizon=32.0, n_restarts=0)
-    assert "not known here" in report.whole.margin.words()
+    assert report.whole.margin.words() == "not known here: a function does not show them"
     record = json.loads(json.dumps(finite_or_null(report.record()), allow_nan=False))
     assert record["model"]["margin"]["radius"] is None
     assert record["model"]["margin"]["status"]["code"] == "undecided"

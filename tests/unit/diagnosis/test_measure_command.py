@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
-from recollect import memory, models
+from recollect import memory, models, targets
 from recollect.cli import main
 from recollect.diagnosis import measure_model, measure_spectrum
 
@@ -31,7 +32,13 @@ def mean(u):
     return np.cumsum(u, axis=0) / np.arange(1, len(u) + 1)[:, None]
 
 
+class Halving:
+    def __call__(self, u):
+        return np.concatenate([u[:1], u[1:] + 0.5 * u[:-1]])
+
+
 number = 3
+weights = {"weight_hh": np.eye(3)}
 """
 
 
@@ -137,9 +144,13 @@ def test_a_function_without_arguments_makes_the_model(module, capsys):
         (["no_such_module:x"], "module that can be imported"),
         (["plain"], "module:attribute"),
         (["some_models:number"], "a functional, a callable or a module"),
+        (["some_models:weights"], "a function that builds it, loads them and returns it"),
         (["some_models:ahead"], "changes 3 steps before its input"),
         (["some_models:ahead", "--dt", "0.5"], "changes 3 steps (a time of 1.5) before its input"),
         (["some_models:linear", "--dt", "0"], "--dt"),
+        (["some_models:linear", "--dt", "5 parsecs"], "did you mean 'sec'"),
+        (["some_models:linear", "--dt", "5min", "--unit", "h"], "--unit: expected 'min'"),
+        (["some_models:linear", "--settle", "-1"], "--settle"),
         (["some_models:linear", "--horizon", "-1"], "--horizon"),
         (["some_models:linear", "--normalisation", "x"], "normalisation"),
         (["."], "directory"),
@@ -243,3 +254,134 @@ def test_a_file_names_a_module_too(module, tmp_path, capsys):
         main(["measure", str(tmp_path / "some_models.py") + ":made"])
     assert done.value.code == 0
     assert capsys.readouterr().out.startswith("model:        LinearRNN")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_alone_are_answered_with_what_to_do(module, tmp_path, capsys, suffix):
+    (tmp_path / f"trained{suffix}").write_bytes(b"weights")
+    code, out, err = call(capsys, f"trained{suffix}")
+    assert (code, out) == (2, "")
+    assert "my_file.py:make" in err
+    assert err.count("\n") == 1
+
+
+def test_a_class_is_said_to_have_the_weights_of_its_start(module, capsys):
+    _, out, _ = call(capsys, f"{module}:Halving", "--horizon", "8")
+    assert "note:         some_models:Halving is a class" in out
+    _, out, _ = call(capsys, f"{module}:made", "--horizon", "8")
+    assert "is a class" not in out
+
+
+def test_a_step_may_carry_its_unit(module, tmp_path, capsys):
+    _, out, _ = call(capsys, f"{module}:Halving", "--dt", "5min", "--horizon", "40", "--json")
+    record = json.loads(out)
+    assert (record["dt"], record["unit"], record["horizon"]) == (5.0, "min", 40.0)
+    # The rates of a saved model are in its own unit.
+    models.save(models.LinearRNN([[-1.0]], [[1.0]], [[1.0]]), tmp_path / "hourly", unit="hours")
+    _, out, _ = call(capsys, "hourly", "--dt", "15min", "--horizon", "8", "--json")
+    record = json.loads(out)
+    assert (record["dt"], record["unit"]) == (0.25, "hours")
+    assert record["model"]["memory"]["t50"] == pytest.approx(np.log(2), rel=1e-3)
+
+
+def slow(u):
+    return lfilter([1.0], [1.0, -0.99], u, axis=0)
+
+
+def late(u):
+    return np.concatenate([np.zeros((100, 1)), u])[: len(u)]
+
+
+def test_a_horizon_grows_until_the_memory_is_settled():
+    report = measure_model(slow, n_restarts=0)
+    assert report.status.is_ok
+    assert report.whole.reach[2] == pytest.approx(np.log(0.05) / np.log(0.99), rel=5e-3)
+    assert measure_model(late, n_restarts=0).whole.reach[2] == pytest.approx(100, abs=1)
+    integrating = models.LinearRNN([[-1e-3]], [[1.0]], [[1.0]])
+    report = measure_model(integrating)
+    assert report.status.is_ok
+    assert report.whole.reach[2] == pytest.approx(1e3 * np.log(20), rel=1e-3)
+
+
+@pytest.mark.parametrize("model", [slow, models.LinearRNN([[-1e-2]], [[1.0]], [[1.0]])])
+def test_a_memory_cut_at_the_horizon_is_a_bound_and_says_so(model):
+    report = measure_model(model, horizon=64.0, n_restarts=0, trained_on=200.0)
+    assert report.horizon == 64.0
+    assert report.status.code == "horizon_too_short"
+    assert "--horizon" in str(report.status)
+    assert not report.whole.is_settled
+    assert report.whole.reach[2] < 64.0
+    assert "t95 ≥ 59." in "\n".join(report.summary())
+    assert report.remembers_beyond_training is None
+    assert report.record()["model"]["memory"]["is_settled"] is False
+    longer = measure_model(model, horizon=1024.0, n_restarts=0)
+    assert longer.status.is_ok
+    assert all(np.less(report.whole.reach, longer.whole.reach))
+
+
+def test_what_is_forgotten_is_not_remembered_later():
+    """A tail below a thousandth of the largest value may hold more than a twentieth of the whole."""
+    words = "\n".join(measure_model(targets.PowerLaw(exponent=1.5), horizon=4096.0).summary())
+    assert "t95 399" in words
+    assert "forgotten by" not in words
+    assert "below a thousandth of its largest from 99" in words
+
+
+def holding(u):
+    """Forgets at a rate that falls with the size of the input."""
+    state, states = 0.0, []
+    for (value,) in u:
+        state += (np.tanh(value) - state) / (2 + min(abs(value), 30.0))
+        states.append(state)
+    return np.array(states)[:, None]
+
+
+def test_the_memory_of_ordinary_inputs_stands_beside_the_supremum():
+    report = measure_model(holding, horizon=400.0, n_restarts=0)
+    assert report.unit_inputs is not None
+    assert report.unit_inputs.reach[2] < 9 < report.whole.reach[2]
+    words = report.summary()
+    assert words[1].endswith("inputs up to 1000 (--largest-input)")
+    assert words[2].startswith("unit inputs:  t50 ")
+    record = report.record()
+    assert record["largest_input"] == 1000.0
+    assert record["unit_inputs"]["t95"] == report.unit_inputs.reach[2]
+    small = measure_model(holding, horizon=40.0, n_restarts=0, largest_input=1.0)
+    assert small.unit_inputs is None
+    assert "inputs up to 1 (--largest-input)" in small.summary()[1]
+    linear = measure_model(models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0), horizon=20.0)
+    assert linear.unit_inputs is None
+    assert "inputs up to" not in linear.summary()[1]
+
+
+def excited(u):
+    """Starts in saturation, where inputs do little."""
+    state, outputs = 3.0, []
+    for (value,) in u:
+        state = 0.8 * state + value
+        outputs.append(np.tanh(state))
+    return np.array(outputs)[:, None]
+
+
+def test_a_model_out_of_rest_is_given_time():
+    options = dict(horizon=40.0, n_restarts=0, largest_input=1.0)
+    rested = measure_model(excited, **options)
+    assert rested.map.is_time_homogeneous
+    assert rested.settle == rested.time_to_rest > 0
+    assert any("steps of silence (--settle)" in note for note in rested.notes)
+    started = measure_model(excited, settle=0.0, **options)
+    assert not started.map.is_time_homogeneous
+    words = "\n".join(started.summary())
+    assert f"it starts out of rest: --settle {started.time_to_rest:g}" in words
+    assert started.notes == ()
+    given = measure_model(excited, settle=rested.settle, **options)
+    assert given.whole.reach == rested.whole.reach
+
+
+def test_a_model_that_never_rests_is_probed_from_its_start():
+    def drifting(u):
+        return np.cumsum(0.1 + 0.0 * u, axis=0) + u
+
+    report = measure_model(drifting, horizon=40.0, n_restarts=0)
+    assert (report.settle, report.time_to_rest) == (0.0, np.inf)
+    assert any("comes to no rest" in note for note in report.notes)

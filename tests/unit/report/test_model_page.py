@@ -36,6 +36,13 @@ def test_it_says_what_was_found(report):
     assert "weights may move by" in text
 
 
+def test_a_memory_cut_at_the_horizon_is_marked():
+    model = models.LinearRNN([[-1e-2]], [[1.0]], [[1.0]])
+    text = model_page(measure_model(model, horizon=64.0))
+    assert "<b>≥ 59.6 steps" in text
+    assert "horizon too short" in text
+
+
 def test_it_is_written_once(report, tmp_path):
     path = tmp_path / "model.html"
     write_model_page(report, path)
@@ -45,6 +52,11 @@ def test_it_is_written_once(report, tmp_path):
         write_model_page(report, path)
     assert path.read_text("utf-8") == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.html"]
+    path.write_text("older")
+    write_model_page(report, path, force=True)
+    assert path.read_text("utf-8") == before
+    with pytest.raises(ValueError, match="which exists"):
+        write_model_page(report, tmp_path, force=True)
 
 
 def test_the_command_refuses_a_page_that_exists_before_it_measures(tmp_path, capsys, monkeypatch):
@@ -57,6 +69,10 @@ def test_the_command_refuses_a_page_that_exists_before_it_measures(tmp_path, cap
     assert exit_.value.code != 0
     assert "which exists" in capsys.readouterr().err
     assert page.read_text() == "mine"
+    with pytest.raises(SystemExit) as exit_:
+        main(["measure", str(tmp_path / "net"), "--page", str(page), "--force"])
+    assert exit_.value.code == 0
+    assert "DiagonalRNN" in page.read_text("utf-8")
     with pytest.raises(SystemExit) as exit_:
         main(["measure", str(tmp_path / "net"), "--page", str(tmp_path / "new.html")])
     assert exit_.value.code == 0
