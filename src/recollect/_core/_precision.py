@@ -27,8 +27,11 @@ def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
         function: JAX code, jitted or not.
 
     Returns:
-        A function of the same arguments. It raises `RuntimeError` under jit, vmap or grad: a
-        local 64-bit context inside a trace fails or truncates silently.
+        A function of the same arguments.
+
+    Raises:
+        RuntimeError: when that function is called under jit, vmap or grad: a local 64-bit context
+            inside a trace fails or truncates silently.
     """
 
     @functools.wraps(function)

@@ -31,6 +31,9 @@ def cite(function: Any) -> str:
 
     Returns:
         BibTeX text, empty if the function has no source of its own.
+
+    Raises:
+        TypeError: if it is neither.
     """
     if not callable(function):
         raise wrong_type("function", "a function or class of recollect", repr(function))

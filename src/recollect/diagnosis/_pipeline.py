@@ -145,6 +145,9 @@ def demonstrate(*, progress: Callable[[str], None] = lambda stage: None) -> tupl
     """Returns the diagnosis of the embedded example, and its data as CSV text.
 
     The example is simulated: two cascaded tanks with overflow and noise (`targets.TwoTanks`).
+
+    Args:
+        progress: called with the name of each stage.
     """
     from recollect.targets import simulate_two_tanks
 

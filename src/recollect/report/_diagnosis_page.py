@@ -45,12 +45,20 @@ def write_diagnosis(
 
 
 def diagnosis_json(diagnosis: Diagnosis) -> str:
-    """Returns the diagnosis as one JSON object, indented."""
+    """Returns the diagnosis as one JSON object, indented.
+
+    Args:
+        diagnosis: from `diagnosis.diagnose`.
+    """
     return as_json(diagnosis.record())
 
 
 def diagnosis_summary(diagnosis: Diagnosis) -> str:
-    """Returns the diagnosis in about ten lines."""
+    """Returns the diagnosis in about ten lines.
+
+    Args:
+        diagnosis: from `diagnosis.diagnose`.
+    """
     lines = [f"{label + ':' if label else '':<12}{text}" for label, text in _facts(diagnosis)]
     others = [warning for warning in diagnosis.warnings if warning != diagnosis.status]
     notes = [*others, *diagnosis.measurements.notes]
@@ -59,7 +67,11 @@ def diagnosis_summary(diagnosis: Diagnosis) -> str:
 
 
 def diagnosis_page(diagnosis: Diagnosis) -> str:
-    """Returns the diagnosis as one self-contained HTML page."""
+    """Returns the diagnosis as one self-contained HTML page.
+
+    Args:
+        diagnosis: from `diagnosis.diagnose`.
+    """
     data = diagnosis.measurements
     sections = [
         _section(

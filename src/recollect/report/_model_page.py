@@ -33,7 +33,11 @@ def write_model_page(report: ModelReport, path: str | Path, *, force: bool = Fal
 
 
 def model_page(report: ModelReport) -> str:
-    """Returns a measured model as one self-contained HTML page."""
+    """Returns a measured model as one self-contained HTML page.
+
+    Args:
+        report: from `diagnosis.measure_model`.
+    """
     whole = report.whole
     title = html.escape(f"What does {whole.name} remember?")
     style = importlib.resources.files("recollect.report").joinpath("_page.css").read_text("utf-8")

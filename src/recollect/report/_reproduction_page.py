@@ -48,7 +48,11 @@ def write_page(held: Sequence[Reproduction], out: str | Path) -> Path:
 
 
 def verdicts_json(reproductions: Sequence[Reproduction]) -> str:
-    """Returns the verdicts on all claims as one JSON object, indented."""
+    """Returns the verdicts on all claims as one JSON object, indented.
+
+    Args:
+        reproductions: what `study.reproduce` or `study.read_reproductions` returned.
+    """
     return as_json(verdict_record(reproductions))
 
 

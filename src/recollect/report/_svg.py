@@ -95,7 +95,12 @@ def svg(drawn: Figure, name: str, description: str) -> str:
 
 
 def save_figure(drawn: Figure, path: str | Path) -> None:
-    """Writes a figure as a stand-alone SVG file in its paper colours, all or nothing."""
+    """Writes a figure as a stand-alone SVG file in its paper colours, all or nothing.
+
+    Args:
+        drawn: such as `report.draw_curse_map` returns.
+        path: the file to write; an earlier one is replaced.
+    """
     text = _render(drawn)
     for stand_in, colour in _PAPER.items():
         text = text.replace(stand_in, colour)

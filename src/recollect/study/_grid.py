@@ -95,6 +95,9 @@ def zipped(**axes: Sequence[Any]) -> Grid:
 
     Args:
         axes: the values of each parameter, all of one length.
+
+    Raises:
+        ValueError: if the lengths differ, or naming the value that is NaN or cannot be stored.
     """
     values = {name: _axis(name, entries) for name, entries in axes.items()}
     lengths = {name: len(entries) for name, entries in values.items()}
@@ -107,7 +110,15 @@ def zipped(**axes: Sequence[Any]) -> Grid:
 
 
 def points(entries: Sequence[Mapping[str, Any]]) -> Grid:
-    """Returns the parameter sets that are listed, in order."""
+    """Returns the parameter sets that are listed, in order.
+
+    Args:
+        entries: one mapping from parameter to value for each point.
+
+    Raises:
+        TypeError: if an entry is no mapping.
+        ValueError: naming the value that is NaN or cannot be stored.
+    """
     listed = []
     for place, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
@@ -126,6 +137,10 @@ def sampled(n_points: int, *, seed: int = 0, **distributions: Distribution) -> G
         seed: of the draws.
         distributions: for each parameter `uniform`, `log_uniform`, `integers`, `choice`, or any
             function of a `numpy.random.Generator`.
+
+    Raises:
+        ValueError: if `n_points` is negative, or a draw is NaN or cannot be stored.
+        TypeError: if a distribution cannot be called.
     """
     size = require_count("n_points", n_points, minimum=0)
     for name, draw in distributions.items():
@@ -143,24 +158,61 @@ def sampled(n_points: int, *, seed: int = 0, **distributions: Distribution) -> G
 
 
 def uniform(low: float, high: float) -> Distribution:
-    """Returns draws spread evenly over [low, high)."""
+    """Returns draws spread evenly over [low, high).
+
+    Args:
+        low: the smallest.
+        high: their upper end.
+
+    Raises:
+        ValueError: unless low < high, both finite.
+    """
+    if not -math.inf < low < high < math.inf:
+        raise invalid("uniform", "finite numbers, low < high", (low, high))
     return lambda generator: float(generator.uniform(low, high))
 
 
 def log_uniform(low: float, high: float) -> Distribution:
-    """Returns draws whose logarithm is spread evenly over [log low, log high)."""
+    """Returns draws whose logarithm is spread evenly over [log low, log high).
+
+    Args:
+        low: the smallest, above zero.
+        high: their upper end.
+
+    Raises:
+        ValueError: unless 0 < low < high, both finite.
+    """
     if not 0 < low < high < math.inf:
         raise invalid("log_uniform", "0 < low < high", (low, high))
     return lambda generator: float(math.exp(generator.uniform(math.log(low), math.log(high))))
 
 
 def integers(low: int, high: int) -> Distribution:
-    """Returns whole numbers from `low` to `high`, both included."""
+    """Returns draws of whole numbers from `low` to `high`, both included.
+
+    Args:
+        low: the smallest.
+        high: the largest.
+
+    Raises:
+        ValueError: if `low` is above `high`, or one is no whole number.
+    """
+    if not (float(low).is_integer() and float(high).is_integer() and low <= high):
+        raise invalid("integers", "whole numbers, low <= high", (low, high))
     return lambda generator: int(generator.integers(low, high, endpoint=True))
 
 
 def choice(values: Sequence[Any]) -> Distribution:
-    """Returns one of `values`, each as likely as the others."""
+    """Returns draws out of `values`, each as likely as the others.
+
+    Args:
+        values: at least one.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not len(values):
+        raise invalid("values", "at least one value", "none")
     return lambda generator: values[int(generator.integers(len(values)))]
 
 

@@ -135,6 +135,10 @@ def judge(study: Study, ledger: str | Path) -> tuple[Verdict, ...]:
 
     A claim is undecided while trials it may rest on are missing, failed or not finite.
 
+    Args:
+        study: whose claims.
+        ledger: its SQLite file.
+
     Raises:
         ValueError: if the ledger holds another study.
     """

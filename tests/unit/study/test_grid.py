@@ -83,3 +83,19 @@ def test_values_become_plain_and_lists_become_tuples():
 def test_the_offending_entry_is_named(build, message):
     with pytest.raises((ValueError, TypeError), match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: uniform(1, 0),
+        lambda: uniform(0, np.inf),
+        lambda: integers(2, 1),
+        lambda: integers(0.5, 2),
+        lambda: choice([]),
+        lambda: log_uniform(0, 1),
+    ],
+)
+def test_a_distribution_of_nothing_is_refused_when_it_is_made(make):
+    with pytest.raises(ValueError, match="expected"):
+        make()
