@@ -100,7 +100,8 @@ def test_dropout_left_on_is_found(torch):
 
 def test_a_module_can_be_reported_on(torch):
     torch.manual_seed(5)
-    report = measure_model(torch.nn.GRU(3, 4, batch_first=True), horizon=32.0, n_restarts=0)
+    layer = torch.nn.GRU(3, 4, batch_first=True)
+    report = measure_model(layer, horizon=32.0, n_restarts=0, largest_input=1.0)
     assert (report.whole.n_inputs, report.whole.n_outputs) == (3, 4)
     assert report.status.is_ok
 
