@@ -64,7 +64,7 @@ _LONGEST_MAP = 256
 _N_ANGLES = 128
 # How far, in lags and in values, a horizon is lengthened where the memory is searched or exact.
 _LENGTHENED = 4
-_LONGEST_SEARCHED, _LONGEST_EXACT, _MOST_VALUES = 4096, 2**16, 2**22
+_LONGEST_SEARCHED, _LONGEST_EXACT, _MOST_VALUES = 1024, 2**16, 2**22
 # Ends of the interval of t95 that still count as one number.
 _ONE_NUMBER = 1.5
 _N_SILENCE, _AT_REST = 512, 1e-4
@@ -329,7 +329,7 @@ def measure_model(
         dt: step.
         horizon: longest lag. If omitted, ten times the slowest time scale at rest, at least 64
             steps and at most 4096; where t95 is not settled by then, four times as long or more, if
-            a coarse look finds it settled within 4096 steps (2^16 where the memory is exact).
+            a coarse look finds it settled within 1024 steps (2^16 where the memory is exact).
         n_inputs: input channels of a callable or module that does not say.
         trained_on: length of the training sequences, in the unit of dt.
         normalisation: of the memory function, see `memory.measure_memory`.
@@ -404,7 +404,11 @@ def measure_model(
         progress("longer horizons")
         # The grid of sizes alone says for the price of a few probes which horizon may do.
         for longer in _longer(whole, dt):
-            if not _is_open(report(functional, None, horizon=longer, silence=settle, n_restarts=0)):
+            try:
+                look = report(functional, None, horizon=longer, silence=settle, n_restarts=0)
+            except Exception:  # whatever a model of limited length raises at a longer signal
+                break
+            if not _is_open(look):
                 horizon = longer
                 progress(f"memory of {whole.name} up to lag {horizon:g}")
                 whole = report(functional, whole_spectrum, horizon=horizon, silence=settle)
@@ -426,9 +430,9 @@ def measure_model(
         functional, (AbstractRecurrent, AbstractLinearFunctional)
     ):
         progress("dependence on the start")
-        n_lags = round((horizon if is_given else min(horizon, _LONGEST_MAP * dt)) / dt)
 
-        def map_of(largest: float) -> MemoryMap:
+        def map_of(largest: float, longest: float) -> MemoryMap:
+            n_lags = int(longest / dt * (1 + 1e-12))
             return measure_memory_map(
                 functional,
                 dt=dt,
@@ -437,11 +441,15 @@ def measure_model(
                 magnitudes=_sizes(largest, 7),
             )
 
-        memory_map = map_of(largest_input)
-        if not memory_map.is_time_homogeneous and whole.status.is_ok:
+        longest = min(horizon, _LONGEST_MAP * dt)
+        memory_map = map_of(largest_input, longest)
+        if is_given and not memory_map.is_time_homogeneous and horizon > longest:
+            longest = horizon
+            memory_map = map_of(largest_input, longest)
+        if not memory_map.is_time_homogeneous and whole.memory.status.is_ok:
             whole = _over_all_starts(whole, functional, memory_map)
             if unit_inputs is not None:
-                unit_inputs = _over_all_starts(unit_inputs, functional, map_of(_UNIT_SIZE))
+                unit_inputs = _over_all_starts(unit_inputs, functional, map_of(_UNIT_SIZE, longest))
     rooms = [(s.float32_room, place) for place, s in enumerate(spectra) if s is not None]
     status = whole.status
     if unstable and status.code in ("ok", "horizon_too_short"):
@@ -700,8 +708,11 @@ def _time_to_rest(functional: AbstractFunctional, dt: float) -> float:
     """Returns the silence after which the output stands still; 0 from the start on, inf if never."""
     if isinstance(functional, AbstractLinearFunctional):
         return 0.0
-    with np.errstate(all="ignore"):
-        output = np.asarray(functional(np.zeros((_N_SILENCE, functional.n_inputs)), dt=dt))
+    try:
+        with np.errstate(all="ignore"):
+            output = np.asarray(functional(np.zeros((_N_SILENCE, functional.n_inputs)), dt=dt))
+    except Exception:  # whatever a model of limited length raises: it is probed from its start
+        return 0.0
     if not np.isfinite(output).all():
         return math.inf
     left = np.abs(output - output[-1]).max(axis=1)

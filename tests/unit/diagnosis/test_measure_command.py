@@ -378,6 +378,28 @@ def test_a_model_out_of_rest_is_given_time():
     assert given.whole.reach == rested.whole.reach
 
 
+def test_a_model_of_limited_length_is_measured_within_it():
+    def limited(u):
+        if len(u) > 200:
+            raise IndexError("position 200 is beyond the table of positions")
+        return slow(u)
+
+    report = measure_model(limited, n_restarts=0)
+    assert (report.horizon, report.settle) == (64.0, 0.0)
+    assert report.status.code == "horizon_too_short"
+
+
+def test_the_largest_memory_over_starts_is_shown_though_it_is_cut():
+    def diluted(u):
+        return slow(u) / (1 + np.arange(len(u)))[:, None]
+
+    report = measure_model(diluted, horizon=300.0, n_restarts=0)
+    assert not report.map.is_time_homogeneous
+    assert len(report.whole.memory.lags) == 300
+    np.testing.assert_array_equal(report.whole.memory.memory, report.map.memory.max(axis=0))
+    assert report.status.code == "horizon_too_short"
+
+
 def test_a_model_that_never_rests_is_probed_from_its_start():
     def drifting(u):
         return np.cumsum(0.1 + 0.0 * u, axis=0) + u
