@@ -405,13 +405,16 @@ def measure_model(
         # The grid of sizes alone says for the price of a few probes which horizon may do.
         for longer in _longer(whole, dt):
             try:
-                look = report(functional, None, horizon=longer, silence=settle, n_restarts=0)
+                look = report(
+                    functional, whole_spectrum, horizon=longer, silence=settle, n_restarts=0
+                )
             except Exception:  # whatever a model of limited length raises at a longer signal
                 break
             if not _is_open(look):
-                horizon = longer
-                progress(f"memory of {whole.name} up to lag {horizon:g}")
-                whole = report(functional, whole_spectrum, horizon=horizon, silence=settle)
+                horizon, whole = longer, look
+                if look.memory.is_lower_estimate:
+                    progress(f"memory of {whole.name} up to lag {horizon:g}")
+                    whole = report(functional, whole_spectrum, horizon=horizon, silence=settle)
                 break
     layers = []
     for part, spectrum in zip(parts, spectra, strict=True) if is_stack else ():

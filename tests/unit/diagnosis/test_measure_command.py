@@ -10,7 +10,7 @@ from scipy.signal import lfilter
 
 from recollect import memory, models, targets
 from recollect.cli import main
-from recollect.diagnosis import measure_model, measure_spectrum
+from recollect.diagnosis import _measure_command, measure_model, measure_spectrum
 
 MODELS = """
 import numpy as np
@@ -265,23 +265,29 @@ def test_weights_alone_are_answered_with_what_to_do(module, tmp_path, capsys, su
     assert err.count("\n") == 1
 
 
+def named(text, dt="1", unit=None):
+    return _measure_command.read_named(text, dt=dt, unit=unit, settle=None)
+
+
 def test_a_class_is_said_to_have_the_weights_of_its_start(module, capsys):
-    _, out, _ = call(capsys, f"{module}:Halving", "--horizon", "8")
+    _, out, _ = call(capsys, f"{module}:Halving", "--horizon", "8", "--largest-input", "1")
     assert "note:         some_models:Halving is a class" in out
-    _, out, _ = call(capsys, f"{module}:made", "--horizon", "8")
-    assert "is a class" not in out
+    assert named(f"{module}:made").notes == ()
 
 
-def test_a_step_may_carry_its_unit(module, tmp_path, capsys):
-    _, out, _ = call(capsys, f"{module}:Halving", "--dt", "5min", "--horizon", "40", "--json")
-    record = json.loads(out)
-    assert (record["dt"], record["unit"], record["horizon"]) == (5.0, "min", 40.0)
+def test_a_step_may_carry_its_unit(module, tmp_path):
+    def step(*arguments):
+        found = named(*arguments)
+        return found.dt, found.unit
+
+    assert step(f"{module}:made") == (1.0, "steps")
+    assert step(f"{module}:made", "0.5", "h") == (0.5, "h")
+    assert step(f"{module}:made", "5min") == (5.0, "min")
+    assert step(f"{module}:made", "5 min", "min") == (5.0, "min")
     # The rates of a saved model are in its own unit.
     models.save(models.LinearRNN([[-1.0]], [[1.0]], [[1.0]]), tmp_path / "hourly", unit="hours")
-    _, out, _ = call(capsys, "hourly", "--dt", "15min", "--horizon", "8", "--json")
-    record = json.loads(out)
-    assert (record["dt"], record["unit"]) == (0.25, "hours")
-    assert record["model"]["memory"]["t50"] == pytest.approx(np.log(2), rel=1e-3)
+    assert step("hourly", "0.5") == (0.5, "hours")
+    assert step("hourly", "15min") == (0.25, "hours")
 
 
 def slow(u):
@@ -293,10 +299,12 @@ def late(u):
 
 
 def test_a_horizon_grows_until_the_memory_is_settled():
-    report = measure_model(slow, n_restarts=0)
+    report = measure_model(slow, n_restarts=0, largest_input=1.0)
     assert report.status.is_ok
     assert report.whole.reach[2] == pytest.approx(np.log(0.05) / np.log(0.99), rel=5e-3)
-    assert measure_model(late, n_restarts=0).whole.reach[2] == pytest.approx(100, abs=1)
+    assert measure_model(late, n_restarts=0, largest_input=1.0).whole.reach[2] == pytest.approx(
+        100, abs=1
+    )
     integrating = models.LinearRNN([[-1e-3]], [[1.0]], [[1.0]])
     report = measure_model(integrating)
     assert report.status.is_ok
@@ -305,7 +313,8 @@ def test_a_horizon_grows_until_the_memory_is_settled():
 
 @pytest.mark.parametrize("model", [slow, models.LinearRNN([[-1e-2]], [[1.0]], [[1.0]])])
 def test_a_memory_cut_at_the_horizon_is_a_bound_and_says_so(model):
-    report = measure_model(model, horizon=64.0, n_restarts=0, trained_on=200.0)
+    options = dict(n_restarts=0, largest_input=1.0)
+    report = measure_model(model, horizon=64.0, trained_on=200.0, **options)
     assert report.horizon == 64.0
     assert report.status.code == "horizon_too_short"
     assert "--horizon" in str(report.status)
@@ -314,7 +323,7 @@ def test_a_memory_cut_at_the_horizon_is_a_bound_and_says_so(model):
     assert "t95 ≥ 59." in "\n".join(report.summary())
     assert report.remembers_beyond_training is None
     assert report.record()["model"]["memory"]["is_settled"] is False
-    longer = measure_model(model, horizon=1024.0, n_restarts=0)
+    longer = measure_model(model, horizon=1024.0, **options)
     assert longer.status.is_ok
     assert all(np.less(report.whole.reach, longer.whole.reach))
 
@@ -337,7 +346,7 @@ def holding(u):
 
 
 def test_the_memory_of_ordinary_inputs_stands_beside_the_supremum():
-    report = measure_model(holding, horizon=400.0, n_restarts=0)
+    report = measure_model(holding, horizon=160.0, n_restarts=0)
     assert report.unit_inputs is not None
     assert report.unit_inputs.reach[2] < 9 < report.whole.reach[2]
     words = report.summary()
@@ -346,7 +355,7 @@ def test_the_memory_of_ordinary_inputs_stands_beside_the_supremum():
     record = report.record()
     assert record["largest_input"] == 1000.0
     assert record["unit_inputs"]["t95"] == report.unit_inputs.reach[2]
-    small = measure_model(holding, horizon=40.0, n_restarts=0, largest_input=1.0)
+    small = measure_model(holding, horizon=16.0, n_restarts=0, largest_input=1.0)
     assert small.unit_inputs is None
     assert "inputs up to 1 (--largest-input)" in small.summary()[1]
     linear = measure_model(models.LinearRNN([[0.5]], [[1.0]], [[1.0]], dt=1.0), horizon=20.0)
@@ -384,7 +393,7 @@ def test_a_model_of_limited_length_is_measured_within_it():
             raise IndexError("position 200 is beyond the table of positions")
         return slow(u)
 
-    report = measure_model(limited, n_restarts=0)
+    report = measure_model(limited, n_restarts=0, largest_input=1.0)
     assert (report.horizon, report.settle) == (64.0, 0.0)
     assert report.status.code == "horizon_too_short"
 
@@ -393,7 +402,7 @@ def test_the_largest_memory_over_starts_is_shown_though_it_is_cut():
     def diluted(u):
         return slow(u) / (1 + np.arange(len(u)))[:, None]
 
-    report = measure_model(diluted, horizon=300.0, n_restarts=0)
+    report = measure_model(diluted, horizon=300.0, n_restarts=0, largest_input=1.0)
     assert not report.map.is_time_homogeneous
     assert len(report.whole.memory.lags) == 300
     np.testing.assert_array_equal(report.whole.memory.memory, report.map.memory.max(axis=0))
