@@ -179,31 +179,54 @@ def fit(
     ],
     width: Annotated[int | None, typer.Option(help="Number of hidden units.")] = None,
     error: Annotated[
-        float | None, typer.Option(help="Absolute error to reach, in the named norm.")
+        float | None,
+        typer.Option(
+            help="Error to reach in the norm, an integral over all lags. From a file: mean (l1), "
+            "root mean square (l2) or largest over the samples; relative with --weights relative."
+        ),
     ] = None,
-    norm: Annotated[str, typer.Option(help="l1 (operator norm), l2 or linf.")] = "l1",
+    norm: Annotated[
+        str, typer.Option(help="l1 (operator norm), l2 (the default in Python) or linf.")
+    ] = "l1",
     weights: Annotated[str, typer.Option(help="absolute or relative errors.")] = "absolute",
     positive: Annotated[bool, typer.Option("--positive", help="Positive amplitudes only.")] = False,
     real: Annotated[bool, typer.Option("--real", help="Real rates only.")] = False,
     constant: Annotated[
         bool, typer.Option("--constant", help="Add a constant (samples only).")
     ] = False,
+    lag: Annotated[
+        str | None, typer.Option(help="Column of the lags in a file; the first if not given.")
+    ] = None,
+    value: Annotated[
+        str | None, typer.Option(help="Column of the kernel in a file of more than two.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="Write the network: MODEL.safetensors, MODEL.json."),
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Also write the sum as a Prony table (CSV).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the table if it exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the network and the table if they exist.")
+    ] = False,
     json: _Json = False,
 ) -> None:
     """Turn a memory kernel into the best network of a given width.
 
     An existing file wins over an expression. One that starts with a minus sign comes last, after
-    `--`. From a file of noisy samples both may be left out: the noise then sets the width.
+    `--`. From a file --width and --error may both be left out: the noise then sets the width, and
+    without noise an error of 1e-8 of the largest sample does.
 
     Example: recollect fit "(1+t)**-1.5" --width 8 --norm l1
     """
     from recollect.diagnosis import _fit_command
 
-    _fit_command.require_request(kernel, width=width, error=error, norm=norm, weights=weights)
+    _fit_command.require_request(
+        kernel, width=width, error=error, norm=norm, weights=weights, lag=lag, value=value
+    )
+    if out is not None:
+        _fit_command.plan_model(out, force=force)
     if table is not None:
         from recollect.diagnosis import _outputs
 
@@ -218,9 +241,16 @@ def fit(
             positive=positive,
             real=real,
             constant=constant,
+            lag=lag,
+            value=value,
             progress=progress,
         )
-    print(_fit_command.as_json(result) if json else _fit_command.summary(result))
+    if json:
+        print(_fit_command.as_json(result, saved=out))
+    else:
+        print(_fit_command.summary(result, constant=constant, saved=out))
+    if out is not None:
+        _fit_command.write_model(result, out)
     if table is not None:
         _fit_command.write_table(result, table)
 

@@ -32,7 +32,7 @@ def read_kernel(
 ) -> SampledKernel:
     """Returns the kernel in a table of (t, ρ), as a `SampledKernel`.
 
-    CSV, or NPZ with two arrays of numbers: the first is the lags.
+    CSV, or NPZ of arrays: the lags, then the kernel. Of more than two columns say which.
 
     The delimiter (comma, semicolon, tab, bar or blanks) is found, and except between commas a
     decimal comma; a header line, and a line of units below it, are optional; lines starting with #
@@ -41,7 +41,7 @@ def read_kernel(
     Args:
         path: the file.
         lag: column of the lags, by name; default the first.
-        value: column of ρ, by name; default the second.
+        value: column of ρ, by name; default the second of two.
 
     Returns:
         The kernel.
@@ -52,9 +52,7 @@ def read_kernel(
     path = Path(path)
     if kind_of(path, argument="path", kinds=("CSV", "NPZ"), remedy="thin the table") == "NPZ":
         names = array_names(path, argument="path")
-        if (lag is None or value is None) and len(names) != 2:
-            got = f"{len(names)} ({', '.join(names) or 'none'})"
-            raise invalid(path.name, "two arrays, the lags and the kernel", got)
+        _require_choice_of(value, len(names), names, path.name)
         chosen = [names[place] for place in _places((lag, value), names, path.name)]
         arrays = read_arrays(path, chosen, argument="path")
         return SampledKernel(*(arrays[name] for name in chosen))
@@ -72,6 +70,11 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
         raise invalid(name, "a table of lags and kernel values", "no rows")
     plain = [decimal_points([cell], delimiter)[0] for cell in rows[0][1]]
     header = None if all(map(is_number, plain)) else rows.pop(0)[1]
+    if len(rows) < 2:
+        raise invalid(name, "at least two rows", len(rows))
+    # A table may end its lines with the delimiter: what is empty all the way down is no column.
+    filled = max(k + 1 for _, cells in rows for k, cell in enumerate(cells) if cell or k < 2)
+    _require_choice_of(wanted[1], filled, header, name)
     places = _places(wanted, header, name)
     for line, cells in rows:
         if len(cells) <= max(places):
@@ -98,6 +101,18 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
     return SampledKernel(lags, values)
 
 
+def _require_choice_of(
+    value: str | None, n_columns: int, names: list[str] | None, origin: str
+) -> None:
+    """Raises where it is not said, nor clear, which column is the kernel."""
+    if n_columns < 2 or (n_columns > 2 and value is None):
+        got = f"{n_columns} ({', '.join(names)})" if names else f"{n_columns} without a header"
+        remedy = "name the columns in a first line, or leave two"
+        if names:
+            remedy = "say which is the kernel: --value NAME, in Python value="
+        raise invalid(origin, "two columns, the lags and the kernel", got, remedy)
+
+
 def _places(wanted: Sequence[str | None], names: list[str] | None, origin: str) -> list[int]:
     places = []
     for default, name in enumerate(wanted):
@@ -105,6 +120,9 @@ def _places(wanted: Sequence[str | None], names: list[str] | None, origin: str) 
             got = "columns " + ", ".join(names) if names else "a table without a header"
             raise invalid(origin, f"a column {name!r}", got, did_you_mean(name, names or []))
         places.append(default if name is None or names is None else names.index(name))
+    if places[0] == places[1]:
+        got = repr((names or [])[places[0]])
+        raise invalid(origin, "the lags and the kernel in different columns", f"{got} for both")
     return places
 
 

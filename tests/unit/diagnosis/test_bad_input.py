@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 
@@ -271,6 +272,7 @@ def test_half_a_test_record(capsys, folder):
         (("fit", "good.csv:level", "--width", 4), []),
         (("fit", "god.csv", "--width", 4), ["did you mean 'good.csv'?"]),
         (("fit", "cos(2t)*exp(-t)", "--width", 4), ["2*t"]),
+        (("fit", "exp(-t)", "--width", 4, "--value", "k"), ["--lag, --value", "a file"]),
         (("fit", "-exp(-t)", "--width", 4), ["comes last, after --"]),
         (("fit", "+".join(["exp(-t)"] * 60)), ["--width, --error", "neither"]),
         (("measure", "m" * 300), ["module:attribute"]),
@@ -308,6 +310,54 @@ def test_a_cell_of_text_is_quoted_as_it_stands(capsys, folder):
 def test_a_file_of_models_asks_for_the_model(capsys, folder):
     (folder / "nets.py").write_text("network = 1\n")
     refused(capsys, folder, "measure", "nets.py", saying=["nets.py:name"])
+
+
+def test_a_fit_is_saved_as_a_model_and_replaces_none(capsys, folder, monkeypatch):
+    import recollect
+
+    arguments = ("fit", "exp(-t)", "--width", "1", "--out", "net")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert "network: net.safetensors\n" in out
+    network = recollect.load(folder / "net")
+    np.testing.assert_allclose(np.ravel(network.kernel(np.array([1.0]))), np.exp(-1), rtol=1e-6)
+    code, out, err = run(capsys, *arguments, "--force", "--json")
+    assert json.loads(out)["file"] == "net.safetensors"
+
+    from recollect.diagnosis import _fit_command
+
+    monkeypatch.setattr(_fit_command, "fit_text", lambda *_, **__: pytest.fail("fitted first"))
+    (folder / "net.json").unlink()
+    refused(capsys, folder, *arguments, saying=["--out", "net.safetensors", "--force"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--norm", "l1"), "in l1, mean over the 9 samples;"),
+        (("--norm", "l2"), "in l2, root mean square over the 9 samples;"),
+        (("--weights", "relative"), "in l1, relative, mean over the 9 samples;"),
+    ],
+)
+def test_a_fit_says_what_its_error_is(capsys, folder, options, words):
+    lags = np.arange(9.0)
+    np.savetxt("kernel.csv", np.c_[lags, 2 + np.exp(-lags), lags], delimiter=",", header="t,k,no")
+    arguments = ("fit", "kernel.csv", "--width", "1", "--constant", *options)
+    refused(capsys, folder, *arguments, saying=["without a header"])
+    np.savetxt("kernel.csv", np.c_[lags, 2 + np.exp(-lags)], delimiter=",")
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    assert words in out
+    constant = next(line for line in out.splitlines() if "constant" in line)
+    assert float(constant.split()[1]) == pytest.approx(2)
+    code, out, err = run(capsys, *arguments, "--json")
+    assert f"in {json.loads(out)['norm']}, {json.loads(out)['error_is']};".endswith(words)
+
+
+def test_an_expression_is_judged_over_all_lags(capsys, folder):
+    code, out, err = run(capsys, "fit", "exp(-t)", "--width", "1")
+    assert code == 0, err
+    assert "in l1, integral of its size over all lags;" in out
 
 
 def test_an_existing_table_is_refused_before_the_fit(capsys, folder, monkeypatch):

@@ -88,6 +88,7 @@ def test_bad_arrays(lags, values, words):
         "# a comment\n0\t1\n1\t0.5\n\n2\t0.25\n",
         "0 1\n1   0.5\n2 0.25\n",
         "\ufefft,rho\r\n0,1\r\n1,0.5\r\n2,0.25\r\n",
+        "t,rho,\n0,1,\n1,0.5,\n2,0.25,\n",
     ],
 )
 def test_tables_are_read(tmp_path, text):
@@ -105,6 +106,8 @@ def test_columns_by_name(tmp_path):
     np.testing.assert_array_equal(kernel.values.ravel(), [1, 0.5])
     with pytest.raises(ValueError, match="did you mean 'noise'"):
         rt.read_kernel(path, lag="lag", value="nois")
+    with pytest.raises(ValueError, match="different columns, got 'rho' for both"):
+        rt.read_kernel(path, value="rho")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,9 @@ def test_columns_by_name(tmp_path):
         (b"-1,1\n2,1\n", "not below zero"),
         (b"0,1\n", "at least two rows"),
         (b"\x89PNG\0\0\0", "binary"),
+        (b"t,k1,k2\n0,1,2\n1,1,2\n", r"two columns.*got 3 \(t, k1, k2\).*--value NAME"),
+        (b"0,1,2\n1,1,2\n", "two columns.*got 3 without a header"),
+        (b"t,rho\n", "at least two rows"),
     ],
 )
 def test_bad_files_in_one_line(tmp_path, content, words):
@@ -142,7 +148,7 @@ def test_arrays_are_read(tmp_path):
     np.savez(path, t=[0, 1, 2], rho=np.array([1.0, 0.5, 0.25]), noise=[9, 9, 9])
     kernel = rt.read_kernel(path, lag="t", value="rho")
     np.testing.assert_array_equal(kernel.values.ravel(), [1, 0.5, 0.25])
-    with pytest.raises(ValueError, match=r"two arrays.*got 3 \(t, rho, noise\)"):
+    with pytest.raises(ValueError, match=r"two columns.*got 3 \(t, rho, noise\)"):
         rt.read_kernel(path)
     np.savez(path, t=[0, 1, 2], rho=np.array([1.0, 0.5, 0.25]))
     np.testing.assert_array_equal(rt.read_kernel(path).lags, [0, 1, 2])
