@@ -708,9 +708,11 @@ def fit_exponential_sum(
             (`fit_estimate`), and `norm` names the distance to the posterior mean that is judged.
         width: number of exponentials (a conjugate pair counts as two). From samples or an
             estimate it may be left out together with `error`: the width that the noise allows
-            is taken.
+            is taken, and from samples without noise that whose error is 1e-8 of the largest.
         error: instead of `width`: the smallest width whose error in `norm` is at most this.
-        norm: `"l1"` (the operator norm of the papers), `"l2"` or `"linf"`.
+        norm: `"l1"` (the operator norm of the papers, and what the command line takes unless told
+            otherwise), `"l2"` or `"linf"`: integrals over all lags; over samples the mean, the root
+            mean square and the largest.
         poles: `"complex"` allows conjugate pairs, `"real"` does not.
         positive: allow positive amplitudes only (then rates are real).
         constant: allow a constant beside the decaying terms.

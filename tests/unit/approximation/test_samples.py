@@ -57,7 +57,7 @@ def test_as_robust_as_the_matrix_pencil_and_as_sharp_as_least_squares(noise):
 
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("noise", [1e-2, pytest.param(1e-5, marks=pytest.mark.slow)])
-def test_width_is_where_the_spectrum_meets_the_noise(noise, is_known):
+def test_width_is_what_the_noise_allows(noise, is_known):
     widths = []
     for seed in range(5):
         y = truth(LAGS) + noise * np.random.default_rng(seed).standard_normal(len(LAGS))
@@ -70,6 +70,64 @@ def test_width_is_where_the_spectrum_meets_the_noise(noise, is_known):
 def test_pure_noise_and_heavy_noise_give_few_exponentials():
     y = truth(LAGS) + 0.5 * np.random.default_rng(0).standard_normal(len(LAGS))
     assert fit_samples(LAGS, y).width <= 3
+
+
+def noisy_table(values, seed):
+    return values + 0.02 * np.random.default_rng(seed).standard_normal(len(values))
+
+
+ONE = np.exp(-0.05 * np.arange(200))
+TWO = ONE + 0.3 * np.exp(-0.25 * np.arange(200))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_second_exponential_is_found_though_it_hides_in_the_spectrum_of_the_noise(is_known):
+    lags, y = 0.5 * np.arange(200), noisy_table(TWO, 0)
+    fit = fit_samples(lags, y, noise=0.02 if is_known else None)
+    assert fit.width == 2
+    assert fit.stats["rms"] == pytest.approx(0.02, rel=0.1)
+    asked = fit_samples(lags, y, width=2, noise=0.02 if is_known else None)
+    assert asked.status.is_ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_known", [True, False])
+def test_noise_is_rarely_taken_for_an_exponential(is_known):
+    noise, lags = 0.02 if is_known else None, 0.5 * np.arange(200)
+    found = [fit_samples(lags, noisy_table(TWO, seed), noise=noise).width for seed in range(20)]
+    assert found.count(2) >= 19
+    one = [fit_samples(lags, noisy_table(ONE, seed), noise=noise).width for seed in range(40)]
+    assert one.count(1) >= 38
+    few = np.sort(50 * np.random.default_rng(1).random(20))
+    for lags in (np.linspace(0, 50, 12), few):
+        one = [
+            fit_samples(lags, noisy_table(np.exp(-0.1 * lags), seed), noise=noise).width
+            for seed in range(60)
+        ]
+        assert one.count(1) >= 56
+
+
+@pytest.mark.parametrize(
+    ("values", "most"),
+    [
+        (np.exp(-np.sqrt(np.arange(40))), 8),
+        pytest.param(1 - np.arange(40) / 40, 11, marks=pytest.mark.slow),
+    ],
+)
+def test_samples_without_noise_are_fitted_to_eight_digits_and_no_further(values, most):
+    fit = fit_samples(np.arange(40.0), values)
+    assert fit.width <= most
+    assert 1e-11 < fit.stats["rms"] <= 1e-8
+
+
+def test_the_error_said_is_that_of_the_sum_handed_out():
+    # Columns nearly coincide here, and half the rate of the samples is in reach.
+    lags, box = np.arange(40.0), np.where(np.arange(40) < 6, 1.0, 0.0)
+    fit = fit_samples(lags, box, width=8)
+    values = evaluate_sum(fit.rates, fit.amplitudes, lags)[:, 0, 0]
+    assert np.sqrt(np.mean((values - box) ** 2)) == pytest.approx(fit.error, rel=1e-3, abs=1e-8)
+    path = [fit.stats["path"][k] for k in sorted(fit.stats["path"])]
+    assert path == sorted(path, reverse=True)
 
 
 def test_exact_samples_give_the_sum_back_from_any_order_and_spacing():
