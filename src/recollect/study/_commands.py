@@ -102,7 +102,7 @@ def status_command(source: _Source, ledger: _Ledger = None, as_json: _Json = Fal
 
 @study_app.command("results")
 def results_command(source: _Source, ledger: _Ledger = None, as_json: _Json = False) -> None:
-    """Print one line per trial; arrays are left to `export --out FILE.nc`."""
+    """Print one line per trial; arrays are in `export`ed .nc files."""
     from recollect.study import Ledger
 
     path = _ledger_of(source, ledger)
