@@ -878,7 +878,9 @@ def _as_samples(given: Any) -> tuple[np.ndarray, np.ndarray, Any] | None:
     if isinstance(given, tuple) and len(given) == 2:
         return np.asarray(given[0]), np.asarray(given[1]), None
     if isinstance(given, SampledKernel):
-        return given.lags, given.values, None
+        # What stands at lag zero where the table starts later is no sample.
+        n_added = int(given.first_lag > 0)
+        return given.lags[n_added:], given.values[n_added:], None
     if hasattr(given, "lags") and hasattr(given, "memory"):
         return np.asarray(given.lags), np.asarray(given.memory), None
     return None

@@ -623,6 +623,7 @@ class SampledKernel(AbstractKernel):
 
     lags: np.ndarray
     values: np.ndarray
+    first_lag: float
 
     def __init__(self, lags: Any, values: Any):
         lags = host_float64("lags", lags, owner="SampledKernel")
@@ -644,6 +645,7 @@ class SampledKernel(AbstractKernel):
                 f"{lags[at]:g} then {lags[at + 1]:g} at index {at + 1}",
                 "sort them and remove duplicates",
             )
+        self.first_lag = float(lags[0])
         if lags[0] > 0:
             lags = np.concatenate([[0.0], lags])
             values = np.concatenate([values[:1], values])

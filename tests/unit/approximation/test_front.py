@@ -66,3 +66,11 @@ def test_an_estimated_kernel_is_fitted_by_its_likelihood():
     np.testing.assert_allclose(modal, fit.model.kernel(lags), atol=1e-9)
     with pytest.raises(ValueError, match="brings its own noise"):
         fit_exponential_sum(estimate, width=2, poles="real")
+
+
+def test_a_table_that_starts_late_is_fitted_where_it_was_measured():
+    lags = np.arange(5.0, 45.0)
+    values = np.exp(-lags / 4) + 0.2 * np.exp(-lags / 12)
+    fit = fit_exponential_sum(targets.SampledKernel(lags, values), width=2)
+    np.testing.assert_allclose(np.sort(fit.rates.real), [1 / 12, 1 / 4], rtol=1e-6)
+    assert "40 samples" in fit.stats["errors_are"]
