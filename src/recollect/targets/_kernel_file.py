@@ -25,6 +25,7 @@ from recollect._core._table import (
 from recollect.targets._shapes import SampledKernel
 
 _MOST_ROWS = 2_000_000
+_MOST_LINES_ABOVE = 100
 
 
 def read_kernel(
@@ -36,7 +37,7 @@ def read_kernel(
 
     The delimiter (comma, semicolon, tab, bar or blanks) is found, and except between commas a
     decimal comma; a header line, and a line of units below it, are optional; lines starting with #
-    are skipped.
+    are skipped, but the one above the numbers may name the columns, as `numpy.savetxt` writes it.
 
     Args:
         path: the file.
@@ -69,7 +70,8 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
     if not rows:
         raise invalid(name, "a table of lags and kernel values", "no rows")
     plain = [decimal_points([cell], delimiter)[0] for cell in rows[0][1]]
-    header = None if all(map(is_number, plain)) else rows.pop(0)[1]
+    is_named = not all(map(is_number, plain))
+    header = rows.pop(0)[1] if is_named else _names_in_comment(path, delimiter)
     if len(rows) < 2:
         raise invalid(name, "at least two rows", len(rows))
     # A table may end its lines with the delimiter: what is empty all the way down is no column.
@@ -82,7 +84,7 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
             raise invalid(f"{name}, line {line}", expected, len(cells))
     columns = [decimal_points([row[place] for _, row in rows], delimiter) for place in places]
     lines = [line for line, _ in rows]
-    if header and len(rows) > 1 and is_units_row(*zip(*(c[:2] for c in columns), strict=True)):
+    if is_named and len(rows) > 1 and is_units_row(*zip(*(c[:2] for c in columns), strict=True)):
         columns, lines = [column[1:] for column in columns], lines[1:]
     lags, values = (_finite(column, lines, name) for column in columns)
     if len(lags) < 2:
@@ -99,6 +101,19 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
     if lags[0] < 0:
         raise invalid(f"{name}, line {lines[0]}", "lags not below zero", f"{lags[0]:g}")
     return SampledKernel(lags, values)
+
+
+def _names_in_comment(path: Path, delimiter: str) -> list[str] | None:
+    above: list[str] = []
+    for line in first_lines(path, _MOST_LINES_ABOVE):
+        if line.strip() and not line.lstrip().startswith("#"):
+            cells = line.split() if delimiter == " " else line.split(delimiter)
+            is_one_each = len(above) == len(cells) and all(above)
+            return above if is_one_each and not any(map(is_number, above)) else None
+        names = line.strip().lstrip("#").strip()
+        parts = names.split() if delimiter == " " else names.split(delimiter)
+        above = [part.strip() for part in parts]
+    return None
 
 
 def _require_choice_of(

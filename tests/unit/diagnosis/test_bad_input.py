@@ -343,7 +343,7 @@ def test_a_fit_says_what_its_error_is(capsys, folder, options, words):
     lags = np.arange(9.0)
     np.savetxt("kernel.csv", np.c_[lags, 2 + np.exp(-lags), lags], delimiter=",", header="t,k,no")
     arguments = ("fit", "kernel.csv", "--width", "1", "--constant", *options)
-    refused(capsys, folder, *arguments, saying=["without a header"])
+    refused(capsys, folder, *arguments, saying=["got 3 (t, k, no)", "--value NAME"])
     np.savetxt("kernel.csv", np.c_[lags, 2 + np.exp(-lags)], delimiter=",")
     code, out, err = run(capsys, *arguments)
     assert code == 0, err

@@ -110,6 +110,19 @@ def test_columns_by_name(tmp_path):
         rt.read_kernel(path, value="rho")
 
 
+@pytest.mark.parametrize("delimiter", [",", " "])
+def test_a_comment_above_the_numbers_names_the_columns(tmp_path, delimiter):
+    path, table = tmp_path / "kernel.csv", np.array([[0, 9, 1], [1, 9, 0.5]])
+    names = delimiter.join(["t", "noise", "rho"])
+    np.savetxt(path, table, delimiter=delimiter, header=f"made by hand\n{names}")
+    np.testing.assert_array_equal(rt.read_kernel(path, value="rho").values.ravel(), [1, 0.5])
+    with pytest.raises(ValueError, match=r"got 3 \(t, noise, rho\)"):
+        rt.read_kernel(path)
+    np.savetxt(path, table, delimiter=delimiter, header="made by hand on a Monday")
+    with pytest.raises(ValueError, match="got 3 without a header"):
+        rt.read_kernel(path)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
