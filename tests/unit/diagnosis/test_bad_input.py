@@ -319,6 +319,7 @@ def test_a_fit_is_saved_as_a_model_and_replaces_none(capsys, folder, monkeypatch
     code, out, err = run(capsys, *arguments)
     assert code == 0, err
     assert "network: net.safetensors\n" in out
+    assert "in l1, integral of its size over all lags;" in out
     network = recollect.load(folder / "net")
     np.testing.assert_allclose(np.ravel(network.kernel(np.array([1.0]))), np.exp(-1), rtol=1e-6)
     code, out, err = run(capsys, *arguments, "--force", "--json")
@@ -352,12 +353,6 @@ def test_a_fit_says_what_its_error_is(capsys, folder, options, words):
     assert float(constant.split()[1]) == pytest.approx(2)
     code, out, err = run(capsys, *arguments, "--json")
     assert f"in {json.loads(out)['norm']}, {json.loads(out)['error_is']};".endswith(words)
-
-
-def test_an_expression_is_judged_over_all_lags(capsys, folder):
-    code, out, err = run(capsys, "fit", "exp(-t)", "--width", "1")
-    assert code == 0, err
-    assert "in l1, integral of its size over all lags;" in out
 
 
 def test_an_existing_table_is_refused_before_the_fit(capsys, folder, monkeypatch):
