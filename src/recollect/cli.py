@@ -192,7 +192,7 @@ def fit(
     positive: Annotated[bool, typer.Option("--positive", help="Positive amplitudes only.")] = False,
     real: Annotated[bool, typer.Option("--real", help="Real rates only.")] = False,
     constant: Annotated[
-        bool, typer.Option("--constant", help="Add a constant (samples only).")
+        bool, typer.Option("--constant", help="Add a constant: the value at infinity.")
     ] = False,
     lag: Annotated[
         str | None, typer.Option(help="Column of the lags in a file; the first if not given.")
