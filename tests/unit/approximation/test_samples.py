@@ -120,10 +120,11 @@ def test_samples_without_noise_are_fitted_to_eight_digits_and_no_further(values,
     assert 1e-11 < fit.stats["rms"] <= 1e-8
 
 
+@pytest.mark.slow
 def test_the_error_said_is_that_of_the_sum_handed_out():
     # Columns nearly coincide here, and half the rate of the samples is in reach.
-    lags, box = np.arange(30.0), np.where(np.arange(30) < 5, 1.0, 0.0)
-    fit = fit_samples(lags, box, width=7)
+    lags, box = np.arange(40.0), np.where(np.arange(40) < 6, 1.0, 0.0)
+    fit = fit_samples(lags, box, width=8)
     values = evaluate_sum(fit.rates, fit.amplitudes, lags)[:, 0, 0]
     assert np.sqrt(np.mean((values - box) ** 2)) == pytest.approx(fit.error, rel=1e-3, abs=1e-8)
     path = [fit.stats["path"][k] for k in sorted(fit.stats["path"])]
