@@ -123,8 +123,8 @@ def test_samples_without_noise_are_fitted_to_eight_digits_and_no_further(values,
 @pytest.mark.slow
 def test_the_error_said_is_that_of_the_sum_handed_out():
     # Columns nearly coincide here, and half the rate of the samples is in reach.
-    lags, box = np.arange(40.0), np.where(np.arange(40) < 6, 1.0, 0.0)
-    fit = fit_samples(lags, box, width=8)
+    lags, box = np.arange(60.0), np.where(np.arange(60) < 8, 1.0, 0.0)
+    fit = fit_samples(lags, box, width=10)
     values = evaluate_sum(fit.rates, fit.amplitudes, lags)[:, 0, 0]
     assert np.sqrt(np.mean((values - box) ** 2)) == pytest.approx(fit.error, rel=1e-3, abs=1e-8)
     path = [fit.stats["path"][k] for k in sorted(fit.stats["path"])]
