@@ -18,7 +18,7 @@ from recollect.study import (
     read_reproductions,
     reproduce,
 )
-from recollect.study.catalogue import ENTRIES
+from recollect.study.catalogue import ENTRIES, QUICK_SECONDS
 
 CALLS: list[float] = []
 STOPS: set[float] = set()
@@ -68,6 +68,10 @@ def test_an_entry_leaves_figure_data_and_verdicts(small_catalogue, tmp_path):
     # The full grid runs what quick left out.
     reproduce(["line"], out=tmp_path)
     assert CALLS == [1.0, 2.0]
+
+
+def test_the_budgets_of_all_entries_add_up_to_less_than_ten_minutes_on_two_cores():
+    assert len(ENTRIES) * QUICK_SECONDS / 2 < 600
 
 
 def test_unknown_names_are_refused_before_anything_is_made(tmp_path):
