@@ -352,6 +352,7 @@ def test_a_width_asked_for_is_built_and_a_wrong_one_refused():
             diagnose(found.measurements, width=wrong)
 
 
+@pytest.mark.slow
 def test_outputs_that_are_never_seen_together_are_one_record_each():
     x, y = two_modes(800, seed=9)
     outputs = np.stack([y, 2 * y], axis=1)
