@@ -115,6 +115,9 @@ def require_file(path: Path) -> None:
     _kind_of(path)
 
 
+_MOST_LINES_ABOVE = 50
+
+
 class Table:
     """The columns of one file, read on demand."""
 
@@ -128,7 +131,7 @@ class Table:
             "Parquet": self._read_parquet,
         }[kind]
         if kind == "CSV":
-            self._delimiter, self.names = _sniff(path)
+            self._delimiter, self.names, self._comments = _sniff(path)
         elif kind == "NPZ":
             self.names = array_names(path, argument="DATA")
         else:
@@ -154,10 +157,13 @@ class Table:
     def _read_csv(self, names: Sequence[str]) -> dict[str, Column]:
         places = {name: self.names.index(name) for name in names}
         cells: dict[str, list[str]] = {name: [] for name in names}
-        first_row = 2
-        rows = read_rows(self.path, delimiter=self._delimiter, argument="DATA")
-        next(rows)
-        for _, row in rows:
+        first_row = 0
+        mark = "#" if self._comments else ""
+        rows = read_rows(self.path, delimiter=self._delimiter, argument="DATA", comment=mark)
+        if self._comments != "names":
+            next(rows)
+        for number, row in rows:
+            first_row = first_row or number
             for name, place in places.items():
                 cells[name].append(row[place] if place < len(row) else "")
         stated = {name: name for name in cells}
@@ -166,7 +172,7 @@ class Table:
             for row in zip(*(column[:2] for column in cells.values()), strict=True)
         ]
         if len(first_two) == 2 and is_units_row(*first_two):
-            first_row = 3
+            first_row += 1
             stated = {name: f"[{column[0].strip('[]()')}]" for name, column in cells.items()}
             cells = {name: column[1:] for name, column in cells.items()}
         return {
@@ -340,14 +346,27 @@ def _kind_of(path: Path) -> str:
     return kind_of(path, argument="DATA", remedy=chunks)
 
 
-def _sniff(path: Path) -> tuple[str, list[str]]:
-    head, *rest = first_lines(path, 6) or [""]
+def _sniff(path: Path) -> tuple[str, list[str], str]:
+    """Returns the delimiter, the names, and what lines with # above the table are: notes, names or ''."""
+    lines = first_lines(path, _MOST_LINES_ABOVE + 6)
+    n_above = next((k for k, line in enumerate(lines) if not _is_comment(line)), len(lines))
+    above = [line for line in lines[:n_above] if line.strip()]
+    head, *rest = (lines[n_above:][:6] if above else lines[:6]) or [""]
     if not head.strip():
         raise invalid("DATA", "column names in the first row", f"an empty first row in {path.name}")
     if not any(r.strip() for r in rest):
         raise invalid("DATA", "rows below the column names", f"a single row in {path.name}")
     delimiter = find_delimiter([head, *rest])
-    _, names = next(read_rows(path, delimiter=delimiter, argument="DATA"))
+    comments = "notes" if above else ""
+    _, names = next(
+        read_rows(path, delimiter=delimiter, argument="DATA", comment="#" * bool(above))
+    )
+    if above and all(map(is_number, names)):
+        # As numpy.savetxt writes them: the names in the comment above the numbers.
+        said = above[-1].strip().lstrip("#").strip()
+        parts = said.split() if delimiter == " " else said.split(delimiter)
+        if len(parts) == len(names):
+            comments, names = "names", [part.strip() for part in parts]
     if all(is_number(name) for name in names if name):
         raise invalid(
             "DATA",
@@ -358,7 +377,11 @@ def _sniff(path: Path) -> tuple[str, list[str]]:
     repeated = sorted({n for n in names if n and names.count(n) > 1})
     if repeated:
         raise invalid("DATA", "distinct column names", f"{repeated[0]!r} twice in {path.name}")
-    return delimiter, names
+    return delimiter, names, comments
+
+
+def _is_comment(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
 
 
 def _parquet_names(path: Path) -> list[str]:

@@ -48,6 +48,28 @@ def test_encodings(tmp_path, encoding):
     assert Table(path).names == ["x", "größe"]
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["# logger 7, exported 2024\n# site B\n\nx,y\n", "# logger 7\n# x,y\n", "#x, y\n"],
+)
+def test_comments_above_the_table_are_no_rows(tmp_path, head):
+    x, y = signals()
+    rows = [f"{a},{b}" for a, b in zip(x, y, strict=True)]
+    (tmp_path / "a.csv").write_text(head + "\n".join(rows))
+    data = read_measurements(tmp_path / "a.csv", inputs=["x"], outputs=["y"], dt="1s")
+    np.testing.assert_array_equal(data.inputs[:, 0], x)
+    rows[3] = "oops,1"
+    (tmp_path / "a.csv").write_text(head + "\n".join(rows))
+    with pytest.raises(ValueError, match=rf"'oops' \(row {head.count(chr(10)) + 4}\)"):
+        read_measurements(tmp_path / "a.csv", inputs=["x"], outputs=["y"], dt="1s")
+
+
+def test_nothing_but_comments_is_no_table(tmp_path):
+    (tmp_path / "a.csv").write_text("# x,y\n# 1,2\n")
+    with pytest.raises(ValueError, match="DATA: expected column names in the first row"):
+        read_measurements(tmp_path / "a.csv", inputs=["x"], outputs=["y"], dt="1s")
+
+
 def test_a_row_of_units_is_skipped(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("t,E\ns, MPa\n1,2\n3,4\n")
