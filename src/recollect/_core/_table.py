@@ -84,6 +84,21 @@ def first_lines(path: Path, n_lines: int, *, comment: str = "") -> list[str]:
     return kept
 
 
+def split_comments(lines: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the comments and blank lines above a table, and the lines from its first on."""
+    n_above = 0
+    while n_above < len(lines) and not _says_something(lines[n_above], "#"):
+        n_above += 1
+    return list(lines[:n_above]), list(lines[n_above:])
+
+
+def names_in_comment(line: str, delimiter: str) -> list[str]:
+    """Returns the names in a comment above numbers, as `numpy.savetxt` writes them."""
+    said = line.strip().lstrip("#").strip()
+    parts = said.split() if delimiter == " " else said.split(delimiter)
+    return [part.strip() for part in parts]
+
+
 def find_delimiter(lines: Sequence[str]) -> str:
     """Returns the delimiter of a table, given its first lines; a comma if none fits.
 

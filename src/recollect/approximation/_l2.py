@@ -8,6 +8,7 @@ import math
 import numpy as np
 import scipy.linalg
 
+from recollect._core._least_squares import moved_columns
 from recollect._core._references import references
 
 
@@ -245,16 +246,8 @@ def _jacobian(sections: Sections, at: Projection) -> np.ndarray:
     assert at.derivatives is not None
     k, n_pairs = len(sections.log_rates), len(sections.log_pairs)
     n, n_channels = at.residual.shape
-    slopes, c = at.derivatives, at.amplitudes
-    pair_slopes = slopes[:, k:].reshape(n, n_pairs, 2, 2)
-    moves = np.empty((n, n_channels, k + 2 * n_pairs))
-    moves[:, :, :k] = slopes[:, None, :k] * c[:k].T
-    pair_c = c[k:].reshape(n_pairs, 2, n_channels)
-    if n_pairs:
-        moves[:, :, k:] = np.einsum("npvc,pch->nhpv", pair_slopes, pair_c).reshape(
-            n, n_channels, -1
-        )
-    flat = moves.reshape(n, -1)
+    slopes = at.derivatives
+    flat = moved_columns(slopes, at.amplitudes, k).reshape(n, -1)
     outside = flat - at.q @ (at.q.T @ flat)
     # Derivative columns against the residual: only a section's own columns move with it.
     inner = np.einsum("nj,nh->jh", slopes, at.residual)

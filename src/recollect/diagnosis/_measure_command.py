@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib
 import inspect
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recollect._core import _json
 from recollect._core._check import (
     did_you_mean,
     invalid,
@@ -167,7 +167,7 @@ def _read(text: str) -> tuple[Any, str]:
 
 def as_json(report: ModelReport) -> str:
     """Returns the report as JSON text."""
-    return json.dumps(report.record(), indent=2, allow_nan=False, ensure_ascii=False)
+    return _json.as_json(report.record())
 
 
 def _saved_unit(text: str) -> str | None:

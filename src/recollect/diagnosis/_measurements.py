@@ -107,6 +107,15 @@ class Measurements:
         """Rows in which an output was observed."""
         return int(np.isfinite(self.outputs).any(axis=1).sum())
 
+    def is_test_settled(self, stretch: Stretch) -> bool:
+        """Returns whether the test record starts settled: as said, or for want of a known state.
+
+        Args:
+            stretch: what the network was fitted to; its state is that of the record's start if
+                nothing precedes it.
+        """
+        return self.test_start == "rest" or stretch.start > 0
+
     def unbroken(self) -> Stretch:
         """Returns the longest stretch without a gap in the inputs: what one simulation needs."""
         whole = np.isfinite(self.inputs).all(axis=1)

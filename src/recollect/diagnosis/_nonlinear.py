@@ -217,7 +217,7 @@ def fit_nonlinear(
     if data.test_inputs is not None and data.test_outputs is not None:
         held_out = "a separate record"
         model = system.model
-        if data.test_start == "rest" or stretch.start > 0:
+        if data.is_test_settled(stretch):
             model = _at_rest(model, data)
         simulated = np.asarray(model(data.test_inputs, dt=data.dt))
         test = score(data.test_outputs, simulated, record=outputs)

@@ -215,7 +215,7 @@ def _test(
     data: Measurements, stretch: Stretch, network: AffineRNN, width: int | None, max_width: int
 ) -> HeldOut | None:
     if data.test_inputs is not None and data.test_outputs is not None:
-        if data.test_start == "rest" or stretch.start > 0:
+        if data.is_test_settled(stretch):
             network = settle(network, data.test_inputs[0])
         simulated = np.asarray(network(data.test_inputs, dt=data.dt))
         test = (data.test_inputs, data.test_outputs)

@@ -24,8 +24,10 @@ from recollect._core._table import (
     is_number,
     is_units_row,
     kind_of,
+    names_in_comment,
     read_arrays,
     read_rows,
+    split_comments,
 )
 
 GAPS = ("refuse", "interpolate", "split")
@@ -349,9 +351,9 @@ def _kind_of(path: Path) -> str:
 def _sniff(path: Path) -> tuple[str, list[str], str]:
     """Returns the delimiter, the names, and what lines with # above the table are: notes, names or ''."""
     lines = first_lines(path, _MOST_LINES_ABOVE + 6)
-    n_above = next((k for k, line in enumerate(lines) if not _is_comment(line)), len(lines))
-    above = [line for line in lines[:n_above] if line.strip()]
-    head, *rest = (lines[n_above:][:6] if above else lines[:6]) or [""]
+    above, below = split_comments(lines)
+    above = [line for line in above if line.strip()]
+    head, *rest = (below if above else lines)[:6] or [""]
     if not head.strip():
         raise invalid("DATA", "column names in the first row", f"an empty first row in {path.name}")
     if not any(r.strip() for r in rest):
@@ -362,11 +364,9 @@ def _sniff(path: Path) -> tuple[str, list[str], str]:
         read_rows(path, delimiter=delimiter, argument="DATA", comment="#" * bool(above))
     )
     if above and all(map(is_number, names)):
-        # As numpy.savetxt writes them: the names in the comment above the numbers.
-        said = above[-1].strip().lstrip("#").strip()
-        parts = said.split() if delimiter == " " else said.split(delimiter)
-        if len(parts) == len(names):
-            comments, names = "names", [part.strip() for part in parts]
+        said = names_in_comment(above[-1], delimiter)
+        if len(said) == len(names):
+            comments, names = "names", said
     if all(is_number(name) for name in names if name):
         raise invalid(
             "DATA",
@@ -378,10 +378,6 @@ def _sniff(path: Path) -> tuple[str, list[str], str]:
     if repeated:
         raise invalid("DATA", "distinct column names", f"{repeated[0]!r} twice in {path.name}")
     return delimiter, names, comments
-
-
-def _is_comment(line: str) -> bool:
-    return not line.strip() or line.lstrip().startswith("#")
 
 
 def _parquet_names(path: Path) -> list[str]:

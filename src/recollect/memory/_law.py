@@ -15,6 +15,7 @@ from recollect._core._check import (
     require_probability,
     wrong_type,
 )
+from recollect._core._json import finite_or_null
 from recollect._core._references import references
 from recollect._core._status import Status
 from recollect._core._threads import on_one_thread
@@ -55,8 +56,7 @@ class LagInterval:
 
     def record(self) -> dict[str, float | None]:
         """Returns the interval as a JSON object, `None` for what is not finite."""
-        pairs = dataclasses.asdict(self).items()
-        return {name: number if math.isfinite(number) else None for name, number in pairs}
+        return finite_or_null(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)

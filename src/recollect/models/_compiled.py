@@ -334,14 +334,13 @@ def _tangent_through_transpose(
     if isinstance(cotangent, ad.Zero):
         return (None,) * 6
     v, d = bind(_adjoint_through_p, w, h, h0, cotangent, activation=activation)
-    found = (d, v, w * v[:1])
-    is_asked = [ad.is_undefined_primal(x) for x in undefined]
-    return (
-        None,
-        None,
-        None,
-        *(f if ask else None for f, ask in zip(found, is_asked, strict=True)),
-    )
+    return _asked_of(undefined, d, v, w * v[:1])
+
+
+def _asked_of(undefined: tuple[Any, ...], *found: Any) -> tuple[Any, ...]:
+    """Returns the cotangents of dW, du and dh_0 that are asked for; none of W, h and h_0."""
+    asked = (ad.is_undefined_primal(x) for x in undefined)
+    return (None, None, None, *(f if a else None for f, a in zip(found, asked, strict=True)))
 
 
 def _adjoint_through_transpose(
@@ -433,9 +432,7 @@ def _tangent_dense_transpose(
     if isinstance(cotangent, ad.Zero):
         return (None,) * 6
     v, d = bind(_adjoint_dense_p, w, h, h0, cotangent, activation=activation)
-    found = (d, v, v[0] @ w)
-    is_asked = [ad.is_undefined_primal(x) for x in undefined]
-    return (None, None, None, *(f if ask else None for f, ask in zip(found, is_asked, strict=True)))
+    return _asked_of(undefined, d, v, v[0] @ w)
 
 
 def _adjoint_dense_transpose(

@@ -126,8 +126,7 @@ def diagnosis_page(diagnosis: Diagnosis) -> str:
             ),
         ),
     ]
-    notes = "".join(f'<div class="note">{html.escape(str(w))}</div>' for w in diagnosis.warnings)
-    notes += "".join(f'<div class="note">{html.escape(n)}</div>' for n in data.notes)
+    notes = "".join(map(note_box, (*diagnosis.warnings, *data.notes)))
     style = importlib.resources.files("recollect.report").joinpath("_page.css").read_text("utf-8")
     title = html.escape(f"How long does {', '.join(data.output_names)} remember?")
     return f"""<!doctype html>
@@ -157,6 +156,11 @@ def number(value: float | None, digits: int = 3) -> str:
         text = f"{value:.{digits}g}"
         return f"{value:.0f}" if "e" in text else text
     return f"{value:.{digits}g}"
+
+
+def note_box(what: object) -> str:
+    """Returns something that deserves a word, such as a `Status`, as a box on a page."""
+    return f'<div class="note">{html.escape(str(what))}</div>'
 
 
 def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from recollect._core._files import write_whole
 from recollect.diagnosis import LayerReport, ModelReport
 from recollect.diagnosis._outputs import plan_file
 from recollect.report import _svg
-from recollect.report._diagnosis_page import number
+from recollect.report._diagnosis_page import note_box, number
 from recollect.report._svg import FIRST, MUTED, svg
 
 
@@ -45,10 +45,8 @@ def model_page(report: ModelReport) -> str:
         f"<tr><td>{html.escape(label)}</td><td class=words>{html.escape(words)}</td></tr>"
         for label, words in _facts(report)
     )
-    said = (*report.notes, *report.warnings)
-    notes = "".join(f'<div class="note">{html.escape(str(w))}</div>' for w in said)
-    if not report.status.is_ok:
-        notes = f'<div class="note">{html.escape(str(report.status))}</div>' + notes
+    gravest = () if report.status.is_ok else (report.status,)
+    notes = "".join(map(note_box, (*gravest, *report.notes, *report.warnings)))
     drawn = svg(
         _draw_memory(report), "memory", "The memory function against the lag, largest value one"
     )

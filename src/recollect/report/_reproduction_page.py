@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recollect._core._files import write_whole
 from recollect._core._json import as_json
-from recollect.report._diagnosis_page import number
+from recollect.report._diagnosis_page import note_box, number
 from recollect.report._svg import figure, style, svg
 from recollect.study import Reproduction, Study, Verdict, catalogue_entry, read_reproductions
 from recollect.study._reproduce import verdict_record
@@ -152,9 +152,9 @@ def _entry(entry: Reproduction) -> str:
 
 
 def _drawn(entry: Reproduction) -> str:
-    note = "" if entry.status.is_ok else _note(entry.status.message)
-    if note and all(verdict.status.is_ok for verdict in entry.verdicts):
-        return note  # it was not run or not drawn
+    trouble = "" if entry.status.is_ok else note_box(entry.status.message)
+    if trouble and all(verdict.status.is_ok for verdict in entry.verdicts):
+        return trouble  # it was not run or not drawn
     caption = "; ".join(verdict.claim.rstrip(".") for verdict in entry.verdicts)
     try:
         with style():
@@ -162,9 +162,9 @@ def _drawn(entry: Reproduction) -> str:
             entry.draw(drawn)
             plot = svg(drawn, entry.name, caption)
     except Exception as error:  # an interrupted study may hold too little to draw
-        return note or _note(f"the figure was not drawn: {type(error).__name__}: {error}")
+        return trouble or note_box(f"the figure was not drawn: {type(error).__name__}: {error}")
     return (
-        f'{note}<figure><div class="plot">{plot}</div>'
+        f'{trouble}<figure><div class="plot">{plot}</div>'
         f"<figcaption>{html.escape(_caption(entry))}</figcaption></figure>"
     )
 
@@ -174,10 +174,6 @@ def _caption(entry: Reproduction) -> str:
     sentence = " ".join((catalogue_entry(entry.name).__doc__ or "").split("\n\n")[0].split())
     sentence = re.sub(r"^Papers? [^:]*: ", "", sentence)
     return f"{entry.name}: {sentence[0].lower()}{sentence[1:]}" if sentence else entry.name
-
-
-def _note(message: str) -> str:
-    return f'<div class="note">{html.escape(message)}</div>'
 
 
 def _named(figure: str) -> str:

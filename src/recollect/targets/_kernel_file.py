@@ -19,8 +19,10 @@ from recollect._core._table import (
     is_number,
     is_units_row,
     kind_of,
+    names_in_comment,
     read_arrays,
     read_rows,
+    split_comments,
 )
 from recollect.targets._shapes import SampledKernel
 
@@ -104,16 +106,13 @@ def _read_text(path: Path, wanted: Sequence[str | None]) -> SampledKernel:
 
 
 def _names_in_comment(path: Path, delimiter: str) -> list[str] | None:
-    above: list[str] = []
-    for line in first_lines(path, _MOST_LINES_ABOVE):
-        if line.strip() and not line.lstrip().startswith("#"):
-            cells = line.split() if delimiter == " " else line.split(delimiter)
-            is_one_each = len(above) == len(cells) and all(above)
-            return above if is_one_each and not any(map(is_number, above)) else None
-        names = line.strip().lstrip("#").strip()
-        parts = names.split() if delimiter == " " else names.split(delimiter)
-        above = [part.strip() for part in parts]
-    return None
+    above, below = split_comments(first_lines(path, _MOST_LINES_ABOVE))
+    if not above or not below:
+        return None
+    names = names_in_comment(above[-1], delimiter)
+    cells = below[0].split() if delimiter == " " else below[0].split(delimiter)
+    is_one_each = len(names) == len(cells) and all(names)
+    return names if is_one_each and not any(map(is_number, names)) else None
 
 
 def _require_choice_of(
